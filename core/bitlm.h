@@ -1,0 +1,301 @@
+/* bitlm.h - 1-bit language models: the only public header of libbitlm.
+ *
+ * The ABI is meant to be called from any language: opaque types, structs that
+ * begin with their own size, fixed-width integers, text as pointer + length,
+ * no bool, enum, long, bit-field, varargs or struct passed by value.
+ *
+ * Order of use:  bitlm_model_open -> bitlm_session_open -> bitlm_generate_start
+ * / bitlm_generate_next, or bitlm_embed_batch -> bitlm_session_free ->
+ * bitlm_model_free.  Every fallible function returns a bitlm_status; its last
+ * argument may be NULL or a bitlm_error that receives one English sentence.
+ * Outputs are written only on success, but where said otherwise.
+ *
+ * Threads: a model may be used from any number of threads at once.  A session
+ * has one user at a time (a second one gets BITLM_BUSY).  Callbacks of
+ * bitlm_host run only on the thread that made the call.
+ *
+ * Results are the same bits on every CPU and for every number of threads
+ * (docs/ARCHITECTURE.md, "The numeric contract"); BITLM_NUMERICS changes when
+ * they do. */
+#ifndef BITLM_H
+#define BITLM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define BITLM_API __attribute__((visibility("default")))
+#else
+#define BITLM_API
+#endif
+
+#define BITLM_VERSION "0.1.0"
+/* Rises with any change of arithmetic order, polynomial, rounding or frozen
+ * table, that is whenever the same model and text may give other bits. */
+#define BITLM_NUMERICS 1
+
+/* ---- status ------------------------------------------------------------ */
+
+typedef int32_t bitlm_status;
+#define BITLM_OK 0
+#define BITLM_ARG 1          /* an argument is wrong */
+#define BITLM_NOMEM 2        /* the allocator returned NULL */
+#define BITLM_IO 3           /* the operating system refused; sys_errno says why */
+#define BITLM_FORMAT 4       /* a model file is malformed */
+#define BITLM_CORRUPT 5      /* an index is malformed */
+#define BITLM_UNSUPPORTED 6  /* well-formed, but not something bitlm can do */
+#define BITLM_LIMIT 7        /* too long or too large for a limit that is named */
+#define BITLM_BUSY 8         /* the session is in use by another caller */
+#define BITLM_TIMEOUT 9      /* timeout_ms has passed */
+#define BITLM_CANCELED 10    /* host.poll returned non-zero */
+#define BITLM_INTERNAL 11    /* a defect of bitlm */
+#define BITLM_DONE 100       /* not an error: an iteration has no more rows */
+
+typedef struct bitlm_error {
+    uint32_t size;      /* sizeof(bitlm_error), set by the caller */
+    int32_t status;     /* the status returned */
+    int32_t sys_errno;  /* errno of a BITLM_IO, else 0 */
+    char text[500];     /* NUL-terminated UTF-8 sentence, "" on success */
+} bitlm_error;
+
+/* Static name of a status, "ARG" for BITLM_ARG; "?" for an unknown number. */
+BITLM_API const char *bitlm_status_name(bitlm_status status);
+
+/* ---- what the host lends ------------------------------------------------ */
+
+#define BITLM_LOG_WARNING 1
+#define BITLM_LOG_INFO 2
+
+/* Every pointer may be NULL.  The struct is copied; `context` must outlive the
+ * object that was opened with it.  Callbacks must return (no longjmp, no C++
+ * exception).  The host's floating-point environment is in force while they
+ * run. */
+typedef struct bitlm_host {
+    uint32_t size;    /* sizeof(bitlm_host) */
+    uint32_t flags;   /* 0 */
+    void *context;    /* passed to every callback */
+    /* Called at most about 10 ms apart while a call computes; non-zero stops
+     * the call with BITLM_CANCELED. */
+    int32_t (*poll)(void *context);
+    /* malloc and free in shape: 16-byte alignment or better, NULL on failure.
+     * Called only on a thread that is inside a call on the object. */
+    void *(*alloc)(void *context, size_t size);
+    void (*release)(void *context, void *memory);
+    void (*log)(void *context, int32_t level, const char *text, size_t length);
+} bitlm_host;
+
+typedef struct bitlm_text {
+    const char *data;  /* UTF-8, not NUL-terminated; may be NULL if length is 0 */
+    size_t length;     /* bytes */
+} bitlm_text;
+
+/* ---- options -------------------------------------------------------------
+ * One struct, one parser, one table of defaults for SQL, Python and the
+ * command.  bitlm_options_init sets the defaults; bitlm_options_json lays a
+ * JSON object over them and refuses an unknown name, a wrong type and a value
+ * out of range with BITLM_ARG, naming it.  Texts are owned by the struct. */
+
+#define BITLM_KV_F16 0
+#define BITLM_KV_F32 1
+#define BITLM_TRUNCATE_NONE 0
+#define BITLM_TRUNCATE_START 1  /* drop the start */
+#define BITLM_TRUNCATE_END 2    /* drop the end */
+#define BITLM_ON_ERROR_RAISE 0
+#define BITLM_ON_ERROR_NULL 1
+#define BITLM_LOAD_AUTO 0  /* mmap, but copy where others may write the file */
+#define BITLM_LOAD_MMAP 1
+#define BITLM_LOAD_COPY 2
+#define BITLM_ACT_AUTO 0
+#define BITLM_ACT_RELU2 1
+#define BITLM_ACT_SILU 2
+
+typedef struct bitlm_options {
+    uint32_t size;           /* sizeof(bitlm_options) */
+    int32_t max_tokens;      /* 128; 0 .. 2^31-1 */
+    float temperature;       /* 0.7; 0 is greedy; 0 .. 100 */
+    float top_p;             /* 0.95; (0, 1], 1 is off */
+    int32_t top_k;           /* 0 is off */
+    float min_p;             /* 0.05; [0, 1], 0 is off */
+    float repeat_penalty;    /* 1.1; (0, 10], 1 is off; over the last 64 tokens */
+    int32_t ignore_eos;      /* 0 or 1 */
+    int32_t logprobs;        /* 0 or 1: pieces carry log probabilities */
+    int32_t threads;         /* 0: the host's default; 1 .. 256 */
+    int32_t n_ctx;           /* 0: the model's own, at most 4096 */
+    int32_t kv_type;         /* BITLM_KV_*; json "f16", "f32" */
+    int32_t truncate;        /* BITLM_TRUNCATE_*; json "none", "start", "end" */
+    int32_t on_error;        /* BITLM_ON_ERROR_*; json "raise", "null" */
+    int32_t load;            /* BITLM_LOAD_*; json "auto", "mmap", "copy" */
+    int32_t hidden_act;      /* BITLM_ACT_*; json "auto", "relu2", "silu": overrides the file */
+    int32_t timeout_ms;      /* 0: none */
+    int32_t reserved0;
+    uint64_t seed;           /* 0; the same seed gives the same text */
+    bitlm_text model;        /* {NULL,0}: the built-in of the call */
+    bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
+    size_t n_stop;           /* <= 64 */
+    void *owned;             /* memory behind the texts; private */
+} bitlm_options;
+
+BITLM_API void bitlm_options_init(bitlm_options *options);
+/* `json`: an object of options, length bytes; empty text or "null" changes
+ * nothing.  On an error the options keep the values they had. */
+BITLM_API bitlm_status bitlm_options_json(bitlm_options *options, const char *json, size_t length,
+                                          bitlm_error *error);
+/* Frees what the struct owns and sets the defaults again. */
+BITLM_API void bitlm_options_clear(bitlm_options *options);
+
+/* ---- models ---------------------------------------------------------------
+ * Immutable and reference-counted; the mapping is shared by all opens of the
+ * same file (device, inode, size, mtime) in the process. */
+
+typedef struct bitlm_model bitlm_model;
+
+#define BITLM_OPEN_NAME_ONLY 1u  /* only the built-ins "story" and "embed", never a path */
+
+typedef struct bitlm_model_info {
+    uint32_t size;           /* sizeof(bitlm_model_info) */
+    int32_t can_generate;    /* 1: a decoder with a head */
+    int32_t can_embed;       /* 1: has a pooling rule */
+    int32_t can_chat;        /* 1: has a chat template that bitlm renders */
+    int32_t vocab_size;
+    int32_t context_length;  /* tokens, as the file says */
+    int32_t hidden_size;
+    int32_t n_layers;
+    int32_t embedding_bits;  /* bits of a code = values of an f32 embedding; 0 if none */
+    int32_t activation;      /* BITLM_ACT_RELU2 or BITLM_ACT_SILU */
+    uint64_t file_bytes;
+    uint64_t n_parameters;   /* weights in tensors, padding included */
+    const char *architecture;   /* NUL-terminated, owned by the model */
+    const char *name;           /* general.name or "" */
+    const char *weight_type;    /* type of most linear weights, "I2_S" */
+    const char *activation_why; /* a phrase: how the activation was chosen */
+    const char *path;           /* as opened; the built-in's name for a built-in */
+} bitlm_model_info;
+
+/* name_or_path: "story", "embed" or the path of a GGUF file.  options (may be
+ * NULL) gives load and hidden_act.  ARG, NOMEM, IO, FORMAT, UNSUPPORTED,
+ * LIMIT.  The caller owns one reference. */
+BITLM_API bitlm_status bitlm_model_open(const char *name_or_path, size_t length, uint32_t flags,
+                                        const bitlm_options *options, const bitlm_host *host,
+                                        bitlm_model **model, bitlm_error *error);
+BITLM_API void bitlm_model_retain(bitlm_model *model);
+BITLM_API void bitlm_model_free(bitlm_model *model);  /* NULL is ignored */
+BITLM_API bitlm_status bitlm_model_describe(const bitlm_model *model, bitlm_model_info *info,
+                                            bitlm_error *error);
+/* 128 bits that name (unpacked tensors, the metadata that matters,
+ * BITLM_NUMERICS): equal ids give equal results.  Computed at the first call
+ * (reads the whole file), then kept. */
+BITLM_API bitlm_status bitlm_model_id(bitlm_model *model, const bitlm_host *host, uint8_t id[16],
+                                      bitlm_error *error);
+
+/* ---- text and tokens ------------------------------------------------------ */
+
+#define BITLM_TOKENS_SPECIAL 1u  /* marks such as "<s>" in the text are tokens, not text */
+#define BITLM_TOKENS_FRAME 2u    /* add what the model wants around a text: BOS, [CLS] … [SEP] */
+
+/* ids: room for `capacity` tokens; *n_ids gets the number there are, which may
+ * exceed capacity (then LIMIT, and nothing but *n_ids is written).  Invalid
+ * UTF-8 is read as U+FFFD, one for each maximal bad part. */
+BITLM_API bitlm_status bitlm_tokenize(const bitlm_model *model, const char *text, size_t length,
+                                      uint32_t flags, int32_t *ids, size_t capacity, size_t *n_ids,
+                                      bitlm_error *error);
+/* The text of tokens, always valid UTF-8.  With capacity too small LIMIT and
+ * the needed bytes in *length.  flags: BITLM_TOKENS_SPECIAL renders control
+ * tokens, which are left out otherwise.  ARG: an id outside the vocabulary. */
+BITLM_API bitlm_status bitlm_detokenize(const bitlm_model *model, const int32_t *ids, size_t n_ids,
+                                        uint32_t flags, char *text, size_t capacity, size_t *length,
+                                        bitlm_error *error);
+
+typedef struct bitlm_chunk {
+    size_t byte_start, byte_length;  /* in the text */
+    size_t char_start, char_length;  /* code points; char_start counts from 0 */
+    size_t n_tokens;                 /* tokens of the chunk by itself, <= size */
+} bitlm_chunk;
+
+/* Cuts a text into chunks of at most `size` tokens (1 .. 2^20) that share about
+ * `overlap` tokens (0 .. size-1) with the chunk before, at sentence or word
+ * ends where there are any.  Every character is in some chunk; an empty text
+ * has one empty chunk.  *n_chunks and capacity work as in bitlm_tokenize. */
+BITLM_API bitlm_status bitlm_chunks(const bitlm_model *model, const char *text, size_t length,
+                                    size_t size, size_t overlap, bitlm_chunk *chunks,
+                                    size_t capacity, size_t *n_chunks, bitlm_error *error);
+
+/* ---- sessions -------------------------------------------------------------- */
+
+typedef struct bitlm_session bitlm_session;
+
+/* A KV cache, a sampler and scratch memory over a model.  One arena, sized
+ * here; stepping allocates nothing.  options: threads, n_ctx, kv_type. */
+BITLM_API bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options,
+                                          const bitlm_host *host, bitlm_session **session,
+                                          bitlm_error *error);
+BITLM_API void bitlm_session_free(bitlm_session *session);  /* NULL is ignored */
+
+#define BITLM_FINISH_NONE 0
+#define BITLM_FINISH_STOP 1     /* end-of-text token or a stop string */
+#define BITLM_FINISH_LENGTH 2   /* max_tokens */
+#define BITLM_FINISH_CONTEXT 3  /* n_ctx is full */
+
+typedef struct bitlm_piece {
+    uint32_t size;      /* sizeof(bitlm_piece), set by the caller */
+    int32_t row;        /* which prompt, from 0 */
+    int32_t n;          /* which token of the row, from 0 */
+    int32_t token;      /* its id; -1 in a last piece that only ends the row */
+    int32_t finish;     /* BITLM_FINISH_*; non-zero in the row's last piece */
+    float logprob;      /* natural log of its probability before penalties and temperature; NaN unless logprobs */
+    const char *text;   /* bytes that became final: whole UTF-8 characters, perhaps none yet */
+    size_t text_length; /* text is valid until the next call on the session */
+} bitlm_piece;
+
+#define BITLM_GENERATE_CHAT 1u  /* each prompt is a JSON array of {"role","content"} messages */
+
+/* Tokenizes n prompts (n = 1 in this version, else LIMIT) and begins.  The prompt of n_ctx tokens or more is
+ * LIMIT unless options->truncate.  options: all that shape sampling; threads, n_ctx and kv_type are
+ * the session's. */
+BITLM_API bitlm_status bitlm_generate_start(bitlm_session *session, const bitlm_text *prompts,
+                                            size_t n, uint32_t flags, const bitlm_options *options,
+                                            bitlm_error *error);
+/* The next token.  BITLM_DONE after every row has finished.  After CANCELED,
+ * TIMEOUT or any error the generation is over; start again. */
+BITLM_API bitlm_status bitlm_generate_next(bitlm_session *session, bitlm_piece *piece,
+                                           bitlm_error *error);
+
+#define BITLM_EMBED_BITS 0  /* packed bits, MSB first, bit = value > 0 */
+#define BITLM_EMBED_F32 1   /* little-endian float32, unit length */
+
+/* Embeds n texts in one batched pass.  out: n rows, `stride` bytes apart, each
+ * embedding_bits/8 or embedding_bits*4 bytes.  row_status (n, may be NULL):
+ * the status of each row; with it a row too long is marked LIMIT and left
+ * zero, without it the call fails.  options: truncate, timeout_ms. */
+BITLM_API bitlm_status bitlm_embed_batch(bitlm_session *session, const bitlm_text *texts, size_t n,
+                                         int32_t format, const bitlm_options *options, void *out,
+                                         size_t stride, bitlm_status *row_status,
+                                         bitlm_error *error);
+
+/* Logits of every position for given ids (no frame added): out (n, vocab_size)
+ * float32.  The session's cache is overwritten.  For parity checks and
+ * perplexity. */
+BITLM_API bitlm_status bitlm_logits(bitlm_session *session, const int32_t *ids, size_t n, float *out,
+                                    bitlm_error *error);
+
+/* ---- codes ------------------------------------------------------------------ */
+
+/* Differing bits of two codes of n bytes. */
+BITLM_API uint64_t bitlm_hamming(const void *a, const void *b, size_t n);
+/* Equal bits / bits, in [0, 1]; 1 for n = 0. */
+BITLM_API double bitlm_similarity(const void *a, const void *b, size_t n);
+/* Cosine of two float32 vectors of n values, in [-1, 1]; 0 if either is zero. */
+BITLM_API double bitlm_cosine(const float *a, const float *b, size_t n);
+/* Sign binarization: bit i = values[i] > threshold, MSB first, the last byte
+ * padded with zero bits; out: (n+7)/8 bytes. */
+BITLM_API void bitlm_binarize(const float *values, size_t n, float threshold, uint8_t *out);
+
+BITLM_API const char *bitlm_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

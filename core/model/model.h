@@ -1,0 +1,101 @@
+/* model.h - a loaded model: architecture row, shape, weights in place.
+ *
+ * Immutable after load; a read-only mapping plus one allocation.  Called by
+ * core/run; forward.h computes with it. */
+#ifndef BL_MODEL_H
+#define BL_MODEL_H
+
+#include "file/gguf.h"
+#include "file/mapping.h"
+#include "kernels/kernels.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+/* ---- architecture as data ------------------------------------------------------------ */
+#define BL_ROPE_NEOX 1      /* pairs (i, i + d/2) */
+#define BL_ROPE_ADJACENT 2  /* pairs (2i, 2i+1) */
+
+#define BL_POOL_NONE 0
+#define BL_POOL_MEAN 1  /* GGUF pooling_type 1 */
+
+typedef struct bl_arch {
+    const char *name;          /* general.architecture */
+    int32_t activation;        /* default: BITLM_ACT_* */
+    int32_t rope;              /* BL_ROPE_* */
+    uint8_t causal;            /* default of attention.causal */
+    uint8_t sub_norms;         /* attn_sub_norm and ffn_sub_norm are required */
+    uint8_t output_norm;       /* output_norm before the head is required */
+    uint8_t head;              /* logits: output.weight or the tied embedding */
+    uint8_t per_token;         /* ternary layers take per-token int8: trained as BitNet */
+    uint8_t ask_activation;    /* files of this name disagree: decide from what the file says */
+    int32_t pool;              /* default of pooling_type: BL_POOL_* */
+    uint8_t pool_proj;         /* pool_norm and pool_proj follow the pooling */
+} bl_arch;
+
+const bl_arch *bl_arch_find(const char *name, size_t length);
+const bl_arch *bl_arch_at(int i);  /* NULL past the end */
+
+/* ---- a linear layer --------------------------------------------------------------------- */
+#define BL_LINEAR_TERNARY 1  /* one scale for the tensor, per-token int8 */
+#define BL_LINEAR_GROUP 2    /* a scale per group of weights */
+#define BL_LINEAR_FLOAT 3
+
+typedef struct bl_linear {
+    const uint8_t *data;
+    int32_t type;        /* BL_TYPE_* */
+    int32_t kind;        /* BL_LINEAR_* */
+    int32_t group;       /* weights per scale (GROUP) */
+    int32_t per_token;   /* GROUP: one activation scale for the whole token */
+    int64_t k, n;        /* inputs, outputs */
+    float scale;         /* TERNARY: the tensor's scale (times .scale if present) */
+    const float *bias;   /* (n) or NULL */
+} bl_linear;
+
+typedef struct bl_layer {
+    const float *attn_norm, *ffn_norm;           /* (hidden_size) */
+    const float *attn_sub_norm;                  /* (n_heads*head_dim) or NULL */
+    const float *ffn_sub_norm;                   /* (ffn_size) or NULL */
+    bl_linear q, k, v, o, gate, up, down;
+} bl_layer;
+
+struct bitlm_model {
+    int64_t references;            /* atomic; owned by core/run/registry.c */
+    bl_alloc alloc;
+    bl_mapping mapping;
+    bl_gguf *gguf;
+    bl_tokenizer *tokenizer;
+    const bl_chat_template *chat;  /* NULL: no template, or one we do not know */
+    const bl_kernels *kernels;
+    const bl_arch *arch;
+    char *path;                    /* NUL-terminated */
+    int32_t load, hidden_act;      /* as asked for at open: part of the sharing key */
+    int32_t activation;            /* BITLM_ACT_RELU2 or BITLM_ACT_SILU */
+    char activation_why[120];
+    char weight_type[16];
+    int64_t vocab_size, context_length, hidden_size, n_layers, n_heads, n_kv_heads, head_dim,
+        ffn_size, n_rot, embedding_size;   /* embedding_size: values of a pooled embedding, 0: none */
+    float norm_eps;
+    double rope_base;
+    double *rope_freq;             /* (n_rot/2) radians per position */
+    int32_t causal, pool;
+    uint64_t n_parameters;
+    const bl_tensor *token_embd;
+    const float *output_norm;      /* (hidden_size) or NULL */
+    bl_linear head;                /* data NULL: no head */
+    const float *pool_norm;        /* (hidden_size) or NULL */
+    bl_linear pool_proj;
+    bl_layer *layers;              /* (n_layers) */
+    uint8_t id[16];
+    int32_t id_known;              /* guarded by the registry's lock */
+    struct bitlm_model *next;      /* registry's list */
+};
+
+/* Fills a zeroed model from model->mapping; on failure the caller frees it with
+ * bl_model_unload.  FORMAT, UNSUPPORTED, NOMEM, ARG (BITLM_CPU is unknown). */
+bitlm_status bl_model_load(bitlm_model *model, bitlm_error *error);
+void bl_model_unload(bitlm_model *model);
+/* Hash of unpacked tensors, metadata that matters and BITLM_NUMERICS; polls. */
+bitlm_status bl_model_hash(const bitlm_model *model, bl_poll *poll, uint8_t id[16],
+                           bitlm_error *error);
+
+#endif
