@@ -16,11 +16,19 @@
 #define BL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define BL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define BL_ALIGNED(n) __attribute__((aligned(n)))
+#if defined(__x86_64__) || defined(__i386__)
+#define BL_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define BL_PAUSE() __asm__ volatile("yield")
+#else
+#define BL_PAUSE() ((void)0)
+#endif
 #else
 #define BL_PRINTF(fmt, args)
 #define BL_LIKELY(x) (x)
 #define BL_UNLIKELY(x) (x)
 #define BL_ALIGNED(n)
+#define BL_PAUSE() ((void)0)
 #endif
 
 #define BL_COUNT(array) (sizeof(array) / sizeof((array)[0]))
