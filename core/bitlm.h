@@ -131,7 +131,7 @@ typedef struct bitlm_options {
     int32_t load;            /* BITLM_LOAD_*; json "auto", "mmap", "copy" */
     int32_t hidden_act;      /* BITLM_ACT_*; json "auto", "relu2", "silu": overrides the file */
     int32_t timeout_ms;      /* 0: none */
-    int32_t reserved0;
+    float threshold;         /* 0; finite; binarize: a bit is value > threshold, other calls ignore it */
     uint64_t seed;           /* 0; the same seed gives the same text */
     bitlm_text model;        /* {NULL,0}: the built-in of the call */
     bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
