@@ -9,12 +9,14 @@
 #include "base/pool.h"
 #include "model/model.h"
 
-/* KV cache of n_seq sequences of at most n_ctx positions; layout in kv_cache.c. */
+/* KV cache: `capacity` positions that the sequences of a session share out; each begins at
+ * a base that is a multiple of 16.  K of a head is in tiles of 16 positions, V in rows. */
 typedef struct bl_kv_cache {
-    int32_t type;          /* BITLM_KV_F16 or BITLM_KV_F32 */
-    int64_t n_seq, n_ctx;  /* n_ctx rounded up to 16 */
-    int64_t k_head, v_head;/* elements of one head's K tiles, V rows */
-    uint8_t *k, *v;        /* (n_layers, n_seq, n_kv_heads, …) */
+    int32_t type;        /* BITLM_KV_F16 or BITLM_KV_F32 */
+    int64_t n_layers;    /* 1 where no step comes back to earlier positions (encoders) */
+    int64_t capacity;    /* positions, a multiple of 16 */
+    uint8_t *k;          /* (n_layers, n_kv_heads, capacity/16, head_dim, 16) */
+    uint8_t *v;          /* (n_layers, n_kv_heads, capacity, head_dim) */
 } bl_kv_cache;
 
 /* One forward pass's memory: allocated with the session, no allocation later. */
@@ -25,7 +27,9 @@ typedef struct bl_context {
     bl_poll *poll;                 /* set for each call */
     bl_kv_cache kv;
     int64_t max_batch;             /* tokens a pass may hold */
-    int64_t score_len;             /* floats of one score row: n_ctx rounded to 16 */
+    int64_t score_len;             /* floats of one score row: max_seq rounded to 16 */
+    int64_t act_width;             /* widest input of a linear layer */
+    int64_t max_groups;            /* most activation scales a token needs */
     /* (max_batch, …) scratch */
     float *x;                      /* residual stream (hidden_size) */
     float *h;                      /* normalised input, attention output (max(hidden, heads*dim)) */
@@ -35,35 +39,47 @@ typedef struct bl_context {
     int8_t *xq;                    /* quantized input of a linear layer (widest k) */
     float *xs;                     /* its scales: 1 or k/group a token */
     int32_t *xsum;                 /* its sums, likewise */
-    float *factor;                 /* (max_batch) scale of y per token */
+    float *factor;                 /* (3, max_batch) scale of y per token, for up to 3 layers */
     float *cs, *sn;                /* RoPE table of this batch (max_batch, n_rot/2) */
     float *scores;                 /* (n_threads, 8, score_len) */
     uint8_t *scratch;              /* (n_threads, scratch_bytes) for kernels */
     size_t scratch_bytes;
 } bl_context;
 
-/* A batch: token i is tokens[i] at position pos[i] of sequence seq[i].  Tokens of one
- * sequence stand together in ascending, consecutive positions. */
+/* A batch: token i is tokens[i] at position pos[i] of the sequence whose KV begins at
+ * base[i] (a multiple of 16).  Tokens of one sequence stand together, positions ascending by
+ * one; a causal model finds the earlier positions in the cache. */
 typedef struct bl_batch {
     int64_t n;
-    const int32_t *tokens, *pos, *seq;  /* (n) */
+    const int32_t *tokens, *pos, *base;  /* (n) */
 } bl_batch;
 
-/* Lays the context out in an arena (called twice: measuring, then for real). */
-void bl_context_layout(bl_context *c, const bitlm_model *model, int64_t n_seq, int64_t n_ctx,
+/* Lays the context out in an arena (called twice: measuring, then for real).  max_seq: the
+ * longest sequence; capacity: positions of all sequences together. */
+void bl_context_layout(bl_context *c, const bitlm_model *model, int64_t max_seq, int64_t capacity,
                        int32_t kv_type, int64_t max_batch, int n_threads, bl_arena *arena);
 
 /* Runs the batch (n <= max_batch); c->x then holds the residual stream after the last
  * block, (n, hidden_size).  CANCELED or TIMEOUT from poll. */
 bitlm_status bl_forward(bl_context *c, const bl_batch *batch);
-/* Logits of batch rows `rows` (n_rows of c->x): (n_rows, vocab_size). */
+/* Logits of n_rows rows of c->x, each `rows[i]`: (n_rows, vocab_size). */
 bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits);
-/* Pools batch rows first .. first+n-1 of c->x into out (embedding_size), unit length;
- * *finite = 0 if the arithmetic overflowed. */
-bitlm_status bl_forward_pool(bl_context *c, int64_t first, int64_t n, float *out, int *finite);
+/* Pools n_seq sequences of c->x, sequence i being rows first[i] .. first[i+1]-1, into
+ * out (n_seq, embedding_size), unit length (a zero vector stays zero). */
+bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq, float *out);
 
-/* y = linear(x) for n tokens, ldx and ldy floats apart. */
-bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
-                           int64_t ldx, int64_t n, float *const *y, const int64_t *ldy);
+/* ---- parts, in linear.c and attention.c ------------------------------------------------- */
+
+/* y_i = layer_i(x) for n tokens, x ldx floats a token, y_i ldy_i; the layers share the input
+ * and its size. */
+bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers,
+                           const float *x, int64_t ldx, int64_t n, float *const *y,
+                           const int64_t *ldy);
+/* Rotates c->q and c->k, stores c->k and c->v into the cache of `layer`, attends; the result is
+ * in c->h, (n, n_heads*head_dim). */
+bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t layer);
+/* Runs fn over n items in tiles of `step` by the pool. */
+typedef void (*bl_range_fn)(void *arg, int64_t begin, int64_t end, int thread);
+bitlm_status bl_parallel(bl_context *c, bl_range_fn fn, void *arg, int64_t n, int64_t step);
 
 #endif

@@ -85,8 +85,11 @@ struct bitlm_model {
     const float *pool_norm;        /* (hidden_size) or NULL */
     bl_linear pool_proj;
     bl_layer *layers;              /* (n_layers) */
+    void *memory;                  /* norms, scales, layers, rope_freq */
     uint8_t id[16];
     int32_t id_known;              /* guarded by the registry's lock */
+    int32_t builtin;               /* the mapping is linked in */
+    int32_t listed;                /* stands in the registry's list */
     struct bitlm_model *next;      /* registry's list */
 };
 

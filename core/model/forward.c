@@ -1,0 +1,258 @@
+/* forward.c - the one forward pass: embedding, blocks, head or pooling.
+ *
+ * Which norms, activation, rope pairing, mask and pooling a block has is data (bl_arch and the
+ * tensors found at load).  The residual stream stays in float32; every row operation is a
+ * kernel; every projection goes through linear.c.  Called by core/run. */
+#include <math.h>
+#include <string.h>
+
+#include "model/forward.h"
+#include "quant/quant.h"
+
+int64_t bl_linear_groups(const bl_linear *l);
+
+/* ---- memory --------------------------------------------------------------------------- */
+
+static void widen(bl_context *c, const bl_linear *l) {
+    if (!l->data)
+        return;
+    c->act_width = BL_MAX(c->act_width, l->k);
+    c->max_groups = BL_MAX(c->max_groups, bl_linear_groups(l));
+}
+
+void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int64_t capacity,
+                       int32_t kv_type, int64_t max_batch, int n_threads, bl_arena *arena) {
+    size_t batch = (size_t)max_batch, threads = (size_t)n_threads;
+    size_t attn = (size_t)(m->n_heads * m->head_dim), kv = (size_t)(m->n_kv_heads * m->head_dim);
+    size_t hidden = (size_t)m->hidden_size;
+    size_t wide = BL_MAX(attn, hidden);
+    size_t kv_bytes = kv_type == BITLM_KV_F16 ? 2 : 4;
+
+    c->model = m;
+    c->kernels = m->kernels;
+    c->max_batch = max_batch;
+    c->score_len = (max_seq + 15) / 16 * 16;
+    c->act_width = c->max_groups = 1;
+    for (int64_t i = 0; i < m->n_layers; i++) {
+        const bl_layer *l = &m->layers[i];
+        const bl_linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (size_t j = 0; j < BL_COUNT(all); j++)
+            widen(c, all[j]);
+    }
+    widen(c, &m->head);
+    widen(c, &m->pool_proj);
+
+    c->kv.type = kv_type;
+    c->kv.n_layers = m->causal ? m->n_layers : 1;
+    c->kv.capacity = capacity;
+    size_t kv_rows = (size_t)c->kv.n_layers, kv_row;
+    if (!bl_mul_size((size_t)capacity, kv * kv_bytes, &kv_row))
+        arena->overflow = 1, kv_row = 0;
+    c->kv.k = bl_arena_take(arena, kv_rows, kv_row);
+    c->kv.v = bl_arena_take(arena, kv_rows, kv_row);
+
+    c->x = bl_arena_take(arena, batch, hidden * sizeof(float));
+    c->h = bl_arena_take(arena, batch, wide * sizeof(float));
+    c->q = bl_arena_take(arena, batch, attn * sizeof(float));
+    c->k = bl_arena_take(arena, batch, kv * sizeof(float));
+    c->v = bl_arena_take(arena, batch, kv * sizeof(float));
+    c->gate = bl_arena_take(arena, batch, (size_t)m->ffn_size * sizeof(float));
+    c->up = bl_arena_take(arena, batch, (size_t)m->ffn_size * sizeof(float));
+    c->y = bl_arena_take(arena, batch, hidden * sizeof(float));
+    c->xq = bl_arena_take(arena, batch, (size_t)c->act_width);
+    c->xs = bl_arena_take(arena, batch, (size_t)c->max_groups * sizeof(float));
+    c->xsum = bl_arena_take(arena, batch, (size_t)c->max_groups * sizeof(int32_t));
+    c->factor = bl_arena_take(arena, batch, 3 * sizeof(float));
+    c->cs = bl_arena_take(arena, batch, (size_t)(m->n_rot / 2) * sizeof(float));
+    c->sn = bl_arena_take(arena, batch, (size_t)(m->n_rot / 2) * sizeof(float));
+    c->scores = bl_arena_take(arena, threads, 8 * (size_t)c->score_len * sizeof(float));
+    size_t ternary = bl_ternary_scratch(c->act_width), group = bl_group_scratch(c->act_width);
+    c->scratch_bytes = (BL_MAX(ternary, group) + 63) / 64 * 64;
+    c->scratch = bl_arena_take(arena, threads, c->scratch_bytes);
+}
+
+/* ---- parallel rows ---------------------------------------------------------------------- */
+
+typedef struct range_job {
+    bl_range_fn fn;
+    void *arg;
+    int64_t n, step;
+} range_job;
+
+static void range_tile(void *arg, int64_t tile, int thread) {
+    const range_job *job = arg;
+    int64_t begin = tile * job->step;
+    job->fn(job->arg, begin, BL_MIN(begin + job->step, job->n), thread);
+}
+
+bitlm_status bl_parallel(bl_context *c, bl_range_fn fn, void *arg, int64_t n, int64_t step) {
+    range_job job = {fn, arg, n, step};
+    if (n <= step) { /* not worth waking anybody */
+        fn(arg, 0, n, 0);
+        return bl_poll_check(c->poll);
+    }
+    return bl_pool_run(c->pool, range_tile, &job, (n + step - 1) / step, c->poll);
+}
+
+typedef struct row_job {
+    bl_context *c;
+    const bl_batch *batch;
+    const float *in, *weight;   /* (rows, width), (width) */
+    float *out;
+    int64_t width;
+} row_job;
+
+static void embed_range(void *arg, int64_t begin, int64_t end, int thread) {
+    const row_job *job = arg;
+    bl_context *c = job->c;
+    const bitlm_model *m = c->model;
+    int64_t half = m->n_rot / 2;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        const bl_tensor *e = m->token_embd;
+        bl_decode_row(e->type, e->data, e->dims[1], e->dims[0], (uint64_t)job->batch->tokens[t],
+                      c->x + t * m->hidden_size);
+        for (int64_t i = 0; i < half; i++) {
+            double s, co;
+            bl_sincos((double)job->batch->pos[t] * m->rope_freq[i], &s, &co);
+            c->cs[t * half + i] = (float)co;
+            c->sn[t * half + i] = (float)s;
+        }
+    }
+}
+
+static void norm_range(void *arg, int64_t begin, int64_t end, int thread) {
+    const row_job *job = arg;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++)
+        job->c->kernels->rmsnorm(job->in + t * job->width, job->weight, job->width, job->c->model->norm_eps,
+                                 job->out + t * job->width);
+}
+
+static void add_range(void *arg, int64_t begin, int64_t end, int thread) {
+    const row_job *job = arg;
+    (void)thread;
+    job->c->kernels->add(job->out + begin * job->width, job->in + begin * job->width,
+                         (end - begin) * job->width);
+}
+
+/* gate = act(gate) * up, then the sub-norm, a row at a time while it is in cache. */
+static void act_range(void *arg, int64_t begin, int64_t end, int thread) {
+    const row_job *job = arg;
+    bl_context *c = job->c;
+    int relu2 = c->model->activation == BITLM_ACT_RELU2;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        float *gate = c->gate + t * job->width;
+        const float *up = c->up + t * job->width;
+        (relu2 ? c->kernels->relu2_mul : c->kernels->silu_mul)(gate, up, job->width, gate);
+        if (job->weight)
+            c->kernels->rmsnorm(gate, job->weight, job->width, c->model->norm_eps, gate);
+    }
+}
+
+static bitlm_status norm_rows(bl_context *c, const float *in, const float *weight, int64_t n, int64_t width,
+                              float *out) {
+    row_job job = {.c = c, .in = in, .weight = weight, .out = out, .width = width};
+    return bl_parallel(c, norm_range, &job, n, 8);
+}
+
+static bitlm_status add_rows(bl_context *c, float *x, const float *y, int64_t n, int64_t width) {
+    row_job job = {.c = c, .in = y, .out = x, .width = width};
+    return bl_parallel(c, add_range, &job, n, 16);
+}
+
+static bitlm_status linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y) {
+    return bl_linear_run(c, &l, 1, x, l->k, n, &y, &l->n);
+}
+
+/* ---- the blocks ---------------------------------------------------------------------------- */
+
+static bitlm_status attention_block(bl_context *c, const bl_batch *b, int64_t index) {
+    const bitlm_model *m = c->model;
+    const bl_layer *l = &m->layers[index];
+    const bl_linear *qkv[] = {&l->q, &l->k, &l->v};
+    float *out[] = {c->q, c->k, c->v};
+    int64_t ld[] = {l->q.n, l->k.n, l->v.n};
+    bitlm_status status = norm_rows(c, c->x, l->attn_norm, b->n, m->hidden_size, c->h);
+    if (!status)
+        status = bl_linear_run(c, qkv, 3, c->h, m->hidden_size, b->n, out, ld);
+    if (!status)
+        status = bl_attention_run(c, b, index);
+    if (!status && l->attn_sub_norm)
+        status = norm_rows(c, c->h, l->attn_sub_norm, b->n, m->n_heads * m->head_dim, c->h);
+    if (!status)
+        status = linear_one(c, &l->o, c->h, b->n, c->y);
+    return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
+}
+
+static bitlm_status ffn_block(bl_context *c, const bl_batch *b, int64_t index) {
+    const bitlm_model *m = c->model;
+    const bl_layer *l = &m->layers[index];
+    const bl_linear *gate_up[] = {&l->gate, &l->up};
+    float *out[] = {c->gate, c->up};
+    int64_t ld[] = {m->ffn_size, m->ffn_size};
+    row_job act = {.c = c, .weight = l->ffn_sub_norm, .width = m->ffn_size};
+    bitlm_status status = norm_rows(c, c->x, l->ffn_norm, b->n, m->hidden_size, c->h);
+    if (!status)
+        status = bl_linear_run(c, gate_up, 2, c->h, m->hidden_size, b->n, out, ld);
+    if (!status)
+        status = bl_parallel(c, act_range, &act, b->n, 8);
+    if (!status)
+        status = linear_one(c, &l->down, c->gate, b->n, c->y);
+    return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
+}
+
+bitlm_status bl_forward(bl_context *c, const bl_batch *batch) {
+    row_job embed = {.c = c, .batch = batch};
+    bitlm_status status = bl_parallel(c, embed_range, &embed, batch->n, 8);
+    for (int64_t i = 0; i < c->model->n_layers && !status; i++) {
+        status = attention_block(c, batch, i);
+        if (!status)
+            status = ffn_block(c, batch, i);
+    }
+    return status;
+}
+
+/* ---- what comes out -------------------------------------------------------------------------- */
+
+bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits) {
+    const bitlm_model *m = c->model;
+    for (int64_t i = 0; i < n_rows; i++) {
+        const float *x = c->x + rows[i] * m->hidden_size;
+        float *h = c->h + i * m->hidden_size;
+        if (m->output_norm)
+            c->kernels->rmsnorm(x, m->output_norm, m->hidden_size, m->norm_eps, h);
+        else
+            memcpy(h, x, (size_t)m->hidden_size * sizeof(float));
+    }
+    return linear_one(c, &m->head, c->h, n_rows, logits);
+}
+
+bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq, float *out) {
+    const bitlm_model *m = c->model;
+    int64_t width = m->hidden_size, size = m->embedding_size;
+    bitlm_status status = BITLM_OK;
+    for (int64_t s = 0; s < n_seq; s++) {
+        float *mean = c->h + s * width;
+        float count = (float)(first[s + 1] - first[s]);
+        memset(mean, 0, (size_t)width * sizeof(float));
+        for (int64_t t = first[s]; t < first[s + 1]; t++)
+            c->kernels->add(mean, c->x + t * width, width);
+        for (int64_t i = 0; i < width; i++)
+            mean[i] /= count;
+        if (m->pool_norm)
+            c->kernels->rmsnorm(mean, m->pool_norm, width, m->norm_eps, mean);
+    }
+    if (m->pool_proj.data)
+        status = linear_one(c, &m->pool_proj, c->h, n_seq, out);
+    else
+        memcpy(out, c->h, (size_t)(n_seq * width) * sizeof(float));
+    for (int64_t s = 0; s < n_seq && !status; s++) {
+        float *v = out + s * size;
+        float norm = sqrtf(c->kernels->dot_f32(v, v, size));
+        for (int64_t i = 0; i < size && norm > 0.0f; i++)
+            v[i] /= norm;
+    }
+    return status;
+}

@@ -1,0 +1,166 @@
+/* linear.c - y = W x for a batch of tokens: quantizes the input once for all layers that share
+ * it, cuts the rows into tiles and lets the pool run them through the kernel table.
+ *
+ * The three kinds of bl_linear differ only in how the input is quantized and which kernel a
+ * tile calls.  Called by forward.c for every projection, and for the head. */
+#include "model/forward.h"
+
+/* Largest number of layers that share one input (gate and up, or q, k and v). */
+#define MAX_SHARED 3
+
+typedef struct quant_job {
+    bl_context *c;
+    const bl_linear *layer;
+    const float *x;
+    int64_t ldx;
+} quant_job;
+
+static int64_t groups_of(const bl_linear *l) { return l->kind == BL_LINEAR_GROUP ? l->k / l->group : 1; }
+
+/* Per-token int8 for a GROUP layer: one scale, repeated, and the sums of each group. */
+static void quant_token_grouped(const quant_job *job, const float *x, int64_t t) {
+    bl_context *c = job->c;
+    const bl_linear *l = job->layer;
+    int64_t n_groups = l->k / l->group;
+    int8_t *q = c->xq + t * l->k;
+    float *d = c->xs + t * n_groups;
+    int32_t *sums = c->xsum + t * n_groups;
+    int32_t total;
+    float s = c->kernels->quant_row(x, l->k, q, &total);
+    float step = 1.0f / s;
+    for (int64_t g = 0; g < n_groups; g++) {
+        int32_t sum = 0;
+        for (int64_t i = g * l->group; i < (g + 1) * l->group; i++)
+            sum += q[i];
+        d[g] = step;
+        sums[g] = sum;
+    }
+}
+
+static void quant_range(void *arg, int64_t begin, int64_t end, int thread) {
+    const quant_job *job = arg;
+    bl_context *c = job->c;
+    const bl_linear *l = job->layer;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        const float *x = job->x + t * job->ldx;
+        if (l->kind == BL_LINEAR_TERNARY) {
+            c->xs[t] = c->kernels->quant_row(x, l->k, c->xq + t * l->k, &c->xsum[t]);
+        } else if (l->per_token) {
+            quant_token_grouped(job, x, t);
+        } else {
+            int64_t n_groups = l->k / l->group;
+            c->kernels->quant_groups(x, l->k, l->group, c->xq + t * l->k, c->xs + t * n_groups,
+                                     c->xsum + t * n_groups);
+        }
+    }
+}
+
+typedef struct linear_job {
+    bl_context *c;
+    const bl_linear *layers[MAX_SHARED];
+    float *y[MAX_SHARED];
+    int64_t ldy[MAX_SHARED];
+    int64_t first_tile[MAX_SHARED + 1];
+    int64_t rows_per_tile;
+    int n_layers;
+    const float *x;
+    int64_t ldx, n_tok;
+} linear_job;
+
+static void linear_tile(void *arg, int64_t tile, int thread) {
+    linear_job *job = arg;
+    bl_context *c = job->c;
+    const bl_kernels *kn = c->kernels;
+    int i = 0;
+    while (tile >= job->first_tile[i + 1])
+        i++;
+    const bl_linear *l = job->layers[i];
+    int64_t r0 = (tile - job->first_tile[i]) * job->rows_per_tile;
+    int64_t r1 = BL_MIN(r0 + job->rows_per_tile, l->n);
+    float *y = job->y[i];
+    int64_t ldy = job->ldy[i], n_tok = job->n_tok;
+    void *scratch = c->scratch + (size_t)thread * c->scratch_bytes;
+
+    if (l->kind == BL_LINEAR_TERNARY)
+        kn->ternary_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xsum, c->factor + i * c->max_batch,
+                       n_tok, y, ldy, scratch);
+    else if (l->kind == BL_LINEAR_GROUP)
+        kn->group_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xs, c->xsum, n_tok, y, ldy, scratch);
+    else
+        kn->float_rows(l->type, l->data, l->k, r0, r1, job->x, job->ldx, n_tok, y, ldy);
+
+    if (l->kind != BL_LINEAR_TERNARY && l->scale != 1.0f)
+        for (int64_t t = 0; t < n_tok; t++)
+            for (int64_t r = r0; r < r1; r++)
+                y[t * ldy + r] *= l->scale;
+    if (l->bias)
+        for (int64_t t = 0; t < n_tok; t++)
+            for (int64_t r = r0; r < r1; r++)
+                y[t * ldy + r] += l->bias[r];
+}
+
+/* Rows of a tile: enough work to outweigh claiming it, little enough that the poll between
+ * two tiles comes within 2 ms even in plain C. */
+static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok) {
+    int64_t budget = c->kernels->cpu == BL_CPU_REF ? 1 << 21 : 1 << 25; /* multiply-adds */
+    int64_t rows = budget / (l->k * n_tok);
+    rows = rows / 16 * 16;
+    if (rows < 16)
+        rows = c->kernels->cpu == BL_CPU_REF ? 4 : 16;
+    /* at least four tiles a thread, so that one slow thread does not hold up the rest */
+    int64_t share = l->n / (4 * bl_pool_threads(c->pool)) / 16 * 16;
+    if (share >= 16 && rows > share)
+        rows = share;
+    return BL_MIN(rows, l->n);
+}
+
+static int same_input(const bl_linear *a, const bl_linear *b) {
+    return a->kind == b->kind && a->k == b->k && a->group == b->group && a->per_token == b->per_token;
+}
+
+static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
+                              int64_t ldx, int64_t n, float *const *y, const int64_t *ldy) {
+    linear_job job = {.c = c, .x = x, .ldx = ldx, .n_tok = n, .n_layers = n_layers};
+    int64_t n_max = 0;
+    int widest = 0;
+    if (layers[0]->kind != BL_LINEAR_FLOAT) {
+        quant_job quant = {c, layers[0], x, ldx};
+        bitlm_status status = bl_parallel(c, quant_range, &quant, n, 8);
+        if (status)
+            return status;
+    }
+    for (int i = 0; i < n_layers; i++) {
+        if (layers[i]->n > n_max) {
+            n_max = layers[i]->n;
+            widest = i;
+        }
+        if (layers[i]->kind == BL_LINEAR_TERNARY)
+            for (int64_t t = 0; t < n; t++)
+                c->factor[i * c->max_batch + t] = layers[i]->scale / c->xs[t];
+    }
+    job.rows_per_tile = tile_rows(c, layers[widest], n);
+    for (int i = 0; i < n_layers; i++) {
+        job.layers[i] = layers[i];
+        job.y[i] = y[i];
+        job.ldy[i] = ldy[i];
+        job.first_tile[i + 1] = job.first_tile[i] + (layers[i]->n + job.rows_per_tile - 1) / job.rows_per_tile;
+    }
+    return bl_pool_run(c->pool, linear_tile, &job, job.first_tile[n_layers], c->poll);
+}
+
+bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
+                           int64_t ldx, int64_t n, float *const *y, const int64_t *ldy) {
+    for (int begin = 0, end; begin < n_layers; begin = end) {
+        end = begin + 1;
+        while (end < n_layers && end - begin < MAX_SHARED && same_input(layers[begin], layers[end]))
+            end++;
+        bitlm_status status = run_group(c, layers + begin, end - begin, x, ldx, n, y + begin, ldy + begin);
+        if (status)
+            return status;
+    }
+    return BITLM_OK;
+}
+
+/* What a layer's quantized input needs, for bl_context_layout. */
+int64_t bl_linear_groups(const bl_linear *l) { return l->data ? groups_of(l) : 0; }

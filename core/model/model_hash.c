@@ -1,0 +1,180 @@
+/* model_hash.c - model_id: 128 bits over everything that decides a model's answers.
+ *
+ * Ternary tensors enter as their codes in plain order (2 bits each) and their scales, so the same
+ * weights in another packed layout keep their id; all other tensors enter as they stand.  Of the
+ * metadata, the shape, the tokenizer and the chosen activation enter, names and descriptions do
+ * not.  XXH3 (xxhash) names content; it does not guard against forgery.  Called by registry.c. */
+#define XXH_INLINE_ALL
+#include <string.h>
+#include <xxhash.h>
+
+#include "model/model.h"
+
+#define ROWS_PER_POLL 64
+
+typedef struct hasher {
+    XXH3_state_t *state;
+    const bitlm_model *m;
+    bl_poll *poll;
+    uint8_t *codes, *packed;   /* one row */
+} hasher;
+
+static void add_bytes(hasher *h, const void *data, size_t n) { XXH3_128bits_update(h->state, data, n); }
+
+static void add_u64(hasher *h, uint64_t v) {
+    uint8_t b[8];
+    for (int i = 0; i < 8; i++)
+        b[i] = (uint8_t)(v >> (8 * i));
+    add_bytes(h, b, sizeof b);
+}
+
+static void add_text(hasher *h, const char *data, size_t n) {
+    add_u64(h, n);
+    add_bytes(h, data, n);
+}
+
+static void add_f32(hasher *h, float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    add_u64(h, bits);
+}
+
+/* Codes of one row, four in a byte. */
+static void add_codes(hasher *h, int32_t type, const uint8_t *row, int64_t k) {
+    bl_unpack_codes(type, row, k, h->codes);
+    for (int64_t i = 0; i < k / 4; i++) {
+        const uint8_t *c = h->codes + 4 * i;
+        h->packed[i] = (uint8_t)(c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6);
+    }
+    add_bytes(h, h->packed, (size_t)(k / 4));
+}
+
+static bitlm_status add_ternary(hasher *h, const bl_tensor *t) {
+    const bl_tensor_type *type = bl_tensor_type_find(t->type);
+    int64_t k = (int64_t)t->dims[0], n = (int64_t)t->dims[1], row_bytes = bl_row_bytes(t->type, k);
+    int tail = t->type == BL_TYPE_I2_S; /* one scale behind the codes, else one a block */
+    float last = 0.0f;
+    for (int64_t r = 0; r < n; r++) {
+        const uint8_t *row = t->data + r * row_bytes;
+        if (r % ROWS_PER_POLL == 0 && bl_poll_check(h->poll))
+            return h->poll->status;
+        add_codes(h, t->type, row, k);
+        for (int64_t b = 0; b < k / type->block && !tail; b++) {
+            const uint8_t *d = row + (b + 1) * type->block_bytes - 2;
+            float scale = bl_f16_to_f32(bl_read_u16(d));
+            if ((r == 0 && b == 0) || scale != last) { /* a run of equal scales counts once */
+                add_u64(h, (uint64_t)(r * (k / type->block) + b));
+                add_f32(h, scale);
+            }
+            last = scale;
+        }
+    }
+    if (tail) {
+        add_u64(h, 0);
+        add_f32(h, bl_read_f32(t->data + k * n / 4));
+    }
+    return BITLM_OK;
+}
+
+/* Types that hold plain two-bit or base-3 ternary codes with d at the block's end, or I2_S. */
+static int canonical(const bl_tensor *t) {
+    return t->type == BL_TYPE_TQ1_0 || t->type == BL_TYPE_TQ2_0 ||
+           (t->type == BL_TYPE_I2_S && t->dims[0] % 128 == 0);
+}
+
+static bitlm_status add_raw(hasher *h, const bl_tensor *t) {
+    const uint64_t step = 4 << 20;
+    add_u64(h, (uint64_t)t->type);
+    for (uint64_t at = 0; at < t->bytes; at += step) {
+        if (bl_poll_check(h->poll))
+            return h->poll->status;
+        add_bytes(h, t->data + at, (size_t)BL_MIN(step, t->bytes - at));
+    }
+    return BITLM_OK;
+}
+
+static void add_tokenizer(hasher *h) {
+    static const char *const ints[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
+                                       "tokenizer.ggml.eot_token_id", "tokenizer.ggml.unknown_token_id",
+                                       "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token",
+                                       "tokenizer.ggml.add_space_prefix"};
+    static const char *const texts[] = {"tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"};
+    static const char *const lists[] = {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"};
+    const bl_gguf *g = h->m->gguf;
+    uint64_t n;
+    for (size_t i = 0; i < BL_COUNT(ints); i++) {
+        int64_t v = -1;
+        int flag;
+        if (bl_gguf_i64(g, ints[i], &v) != 1 && bl_gguf_bool(g, ints[i], &flag) == 1)
+            v = flag;
+        add_u64(h, (uint64_t)v);
+    }
+    for (size_t i = 0; i < BL_COUNT(texts); i++) {
+        bitlm_text t = {"", 0};
+        bl_gguf_string(g, texts[i], &t);
+        add_text(h, t.data, t.length);
+    }
+    for (size_t i = 0; i < BL_COUNT(lists); i++) {
+        const bitlm_text *t = bl_gguf_strings(g, lists[i], &n);
+        for (uint64_t j = 0; t && j < n; j++)
+            add_text(h, t[j].data, t[j].length);
+    }
+    const float *scores = bl_gguf_floats(g, "tokenizer.ggml.scores", &n);
+    for (uint64_t j = 0; scores && j < n; j++)
+        add_f32(h, scores[j]);
+    const int32_t *types = bl_gguf_ints(g, "tokenizer.ggml.token_type", &n);
+    for (uint64_t j = 0; types && j < n; j++)
+        add_u64(h, (uint64_t)types[j]);
+}
+
+static void add_shape(hasher *h) {
+    const bitlm_model *m = h->m;
+    const int64_t shape[] = {m->vocab_size, m->context_length, m->hidden_size, m->n_layers, m->n_heads,
+                             m->n_kv_heads, m->head_dim, m->ffn_size, m->n_rot, m->embedding_size, m->causal,
+                             m->pool, m->activation};
+    add_text(h, m->arch->name, strlen(m->arch->name));
+    for (size_t i = 0; i < BL_COUNT(shape); i++)
+        add_u64(h, (uint64_t)shape[i]);
+    add_f32(h, m->norm_eps);
+    for (int64_t i = 0; i < m->n_rot / 2; i++) {
+        uint64_t bits;
+        memcpy(&bits, &m->rope_freq[i], sizeof bits);
+        add_u64(h, bits);
+    }
+}
+
+bitlm_status bl_model_hash(const bitlm_model *m, bl_poll *poll, uint8_t id[16], bitlm_error *error) {
+    hasher h = {.m = m, .poll = poll};
+    bl_alloc alloc = bl_alloc_from_host(NULL); /* the model's own may belong to another thread */
+    uint64_t widest = 0;
+    bitlm_status status = BITLM_OK;
+    for (uint64_t i = 0; i < bl_gguf_n_tensors(m->gguf); i++)
+        widest = BL_MAX(widest, bl_gguf_tensor_at(m->gguf, i)->dims[0]);
+    size_t size = sizeof(XXH3_state_t) + 64 + (size_t)widest * 2;
+    uint8_t *memory = bl_malloc(&alloc, size);
+    if (!memory)
+        return bl_error_nomem(error, size, "the model's id");
+    h.state = (XXH3_state_t *)(void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    h.codes = (uint8_t *)h.state + sizeof(XXH3_state_t);
+    h.packed = h.codes + widest;
+    XXH3_128bits_reset(h.state);
+    add_u64(&h, BITLM_NUMERICS);
+    add_shape(&h);
+    add_tokenizer(&h);
+    for (uint64_t i = 0; i < bl_gguf_n_tensors(m->gguf) && !status; i++) {
+        const bl_tensor *t = bl_gguf_tensor_at(m->gguf, i);
+        add_text(&h, t->name, strlen(t->name));
+        for (int d = 0; d < 4; d++)
+            add_u64(&h, t->dims[d]);
+        status = canonical(t) ? add_ternary(&h, t) : add_raw(&h, t);
+    }
+    if (!status) {
+        XXH128_canonical_t c;
+        XXH128_canonicalFromHash(&c, XXH3_128bits_digest(h.state));
+        memcpy(id, c.digest, 16);
+    } else {
+        bl_poll_error(poll, error);
+    }
+    bl_free(&alloc, memory);
+    return status;
+}

@@ -1,0 +1,151 @@
+/* sampler.c - the next token from logits: repeat penalty, then greedy, or top-k, top-p, min-p,
+ * temperature and a draw.
+ *
+ * The filters keep a prefix of the tokens in order of logit (ties: lower id first), so a heap is
+ * popped only as far as they reach.  Probabilities that decide anything are our own exp in
+ * double, summed in that order: the same draw on every CPU.  The random number depends on (seed,
+ * row, number of the token) alone.  Called by generate.c. */
+#include <math.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "run/run.h"
+
+static int before(bl_candidate a, bl_candidate b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+static void sift_down(bl_candidate *heap, int64_t n, int64_t i) {
+    bl_candidate moving = heap[i];
+    for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(heap[child + 1], heap[child]))
+            child++;
+        if (!before(heap[child], moving))
+            break;
+        heap[i] = heap[child];
+    }
+    heap[i] = moving;
+}
+
+/* Each distinct token of the window once: HF's and llama.cpp's form (Keskar et al. 2019). */
+static void penalize(float *logits, const int32_t *history, int64_t n, float penalty) {
+    for (int64_t i = 0; i < n; i++) {
+        int seen = 0;
+        for (int64_t j = 0; j < i && !seen; j++)
+            seen = history[j] == history[i];
+        if (!seen) {
+            float *l = &logits[history[i]];
+            *l = *l > 0.0f ? *l / penalty : *l * penalty;
+        }
+    }
+}
+
+static double weight(float logit, float max, double temperature) {
+    double x = ((double)logit - (double)max) / temperature;
+    return x < -700.0 ? 0.0 : bl_exp(x);
+}
+
+/* Moves the candidates that pass the filters to the front, in order; returns their number. */
+static int64_t filter(bl_candidate *c, int64_t n, float max, double total, const bitlm_options *o) {
+    int64_t limit = o->top_k > 0 ? BL_MIN((int64_t)o->top_k, n) : n, kept = 0, left = n;
+    double mass = 0.0, floor_p = (double)o->min_p;
+    for (int64_t i = n / 2 - 1; i >= 0; i--)
+        sift_down(c, n, i);
+    /* The heap shrinks from its end, where the popped ones collect in reverse. */
+    while (kept < limit) {
+        bl_candidate top = c[0];
+        if (kept && floor_p > 0.0 && weight(top.logit, max, 1.0) < floor_p)
+            break;
+        c[0] = c[--left];
+        c[left] = top;
+        if (left)
+            sift_down(c, left, 0);
+        kept++;
+        if (o->top_k <= 0 && o->top_p < 1.0f) {
+            mass += weight(top.logit, max, 1.0);
+            if (mass >= (double)o->top_p * total)
+                break;
+        }
+    }
+    for (int64_t i = 0; i < kept / 2; i++) {
+        bl_candidate t = c[n - 1 - i];
+        c[n - 1 - i] = c[n - kept + i];
+        c[n - kept + i] = t;
+    }
+    memmove(c, c + (n - kept), (size_t)kept * sizeof *c);
+    if (o->top_k > 0 && o->top_p < 1.0f) { /* top-p of what top-k left */
+        double sum = 0.0;
+        mass = 0.0;
+        for (int64_t i = 0; i < kept; i++)
+            sum += weight(c[i].logit, max, 1.0);
+        for (int64_t i = 0; i < kept; i++) {
+            mass += weight(c[i].logit, max, 1.0);
+            if (mass >= (double)o->top_p * sum)
+                return i + 1;
+        }
+    }
+    return kept;
+}
+
+bitlm_status bl_sample(bitlm_session *s, const int32_t *history, int64_t n_history, uint64_t counter,
+                       int32_t *token, float *logprob, bitlm_error *error) {
+    const bitlm_options *o = &s->gen.options;
+    int64_t n = s->model->vocab_size, best = 0;
+    float *l = s->logits, max, before_max;
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(l[i]))
+            return bl_error(error, BITLM_FORMAT, "the model's arithmetic overflowed: the logit of token %lld is not "
+                            "finite", (long long)i);
+    float z = 0.0f;
+    if (o->logprobs)
+        z = s->context.kernels->exp_sum(l, n, &before_max);
+    if (o->repeat_penalty != 1.0f) {
+        int64_t window = BL_MIN(n_history, (int64_t)BL_REPEAT_WINDOW);
+        /* The raw logit of the choice is needed afterwards for its log probability. */
+        for (int64_t i = 0; i < window; i++)
+            s->candidates[i] = (bl_candidate){l[history[n_history - window + i]], 0};
+        penalize(l, history + n_history - window, window, o->repeat_penalty);
+    }
+    for (int64_t i = 1; i < n; i++)
+        if (l[i] > l[best])
+            best = i;
+    if (o->temperature > 0.0f) {
+        max = l[best];
+        int64_t kept = n;
+        int filters = o->top_k > 0 || o->top_p < 1.0f || o->min_p > 0.0f;
+        float ignored;
+        double total = filters && o->top_k <= 0 && o->top_p < 1.0f
+                           ? (double)s->context.kernels->exp_sum(l, n, &ignored)
+                           : 0.0;
+        double sum = 0.0, u = bl_rng_unit(o->seed, 0, counter);
+        bl_candidate *c = s->candidates + BL_REPEAT_WINDOW;
+        for (int64_t i = 0; i < n; i++)
+            c[i] = (bl_candidate){l[i], (int32_t)i};
+        if (filters)
+            kept = filter(c, n, max, total, o);
+        for (int64_t i = 0; i < kept; i++)
+            sum += weight(c[i].logit, max, (double)o->temperature);
+        double target = u * sum, run = 0.0;
+        best = c[kept - 1].id;
+        for (int64_t i = 0; i < kept; i++) {
+            run += weight(c[i].logit, max, (double)o->temperature);
+            if (run > target) {
+                best = c[i].id;
+                break;
+            }
+        }
+    }
+    *logprob = NAN;
+    if (o->logprobs) {
+        float raw = l[best];
+        if (o->repeat_penalty != 1.0f) {
+            int64_t window = BL_MIN(n_history, (int64_t)BL_REPEAT_WINDOW);
+            for (int64_t i = 0; i < window; i++)
+                if (history[n_history - window + i] == best)
+                    raw = s->candidates[i].logit;
+        }
+        *logprob = (float)((double)raw - (double)before_max - bl_log((double)z));
+    }
+    *token = (int32_t)best;
+    return BITLM_OK;
+}

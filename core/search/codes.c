@@ -1,0 +1,42 @@
+/* codes.c - distances between packed binary codes and between vectors, for callers outside core.
+ * The loops over bits are kernels.  Called through bitlm.h. */
+#include <math.h>
+
+#include "kernels/kernels.h"
+#include "quant/quant.h"
+
+static const bl_kernels *kernels(void) {
+    int ok;
+    uint32_t mask = bl_cpu_env_mask(&ok);
+    return bl_kernels_get(ok ? mask : BL_CPU_ALL);
+}
+
+uint64_t bitlm_hamming(const void *a, const void *b, size_t n) {
+    return n ? kernels()->hamming(a, b, (int64_t)n) : 0;
+}
+
+double bitlm_similarity(const void *a, const void *b, size_t n) {
+    if (n == 0)
+        return 1.0;
+    double bits = 8.0 * (double)n;
+    return (bits - (double)bitlm_hamming(a, b, n)) / bits;
+}
+
+double bitlm_cosine(const float *a, const float *b, size_t n) {
+    bl_float_env env;
+    double cosine = 0.0;
+    if (n == 0)
+        return 0.0;
+    bl_float_enter(&env);
+    const bl_kernels *k = kernels();
+    double ab = (double)k->dot_f32(a, b, (int64_t)n);
+    double aa = (double)k->dot_f32(a, a, (int64_t)n), bb = (double)k->dot_f32(b, b, (int64_t)n);
+    if (aa > 0.0 && bb > 0.0)
+        cosine = ab / sqrt(aa * bb);
+    bl_float_leave(&env);
+    return cosine > 1.0 ? 1.0 : cosine < -1.0 ? -1.0 : cosine;
+}
+
+void bitlm_binarize(const float *values, size_t n, float threshold, uint8_t *out) {
+    bl_binarize(values, n, threshold, out);
+}
