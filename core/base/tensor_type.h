@@ -24,6 +24,7 @@
 #define BL_TYPE_PTQ1_0 143  /* likewise */
 /* Ids that bitlm gives to layouts which share a GGUF id with another type. */
 #define BL_TYPE_Q2_0_LEGACY 1042  /* id 42 with blocks of 128: told by tensor size */
+#define BL_TYPE_TL2 1039          /* id 39 or 42 in files of bitnet.cpp: told by size, refused */
 
 /* How a block becomes numbers. */
 #define BL_CLASS_FLOAT 0    /* F32, F16, BF16: value = weight */
