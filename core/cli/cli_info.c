@@ -1,0 +1,300 @@
+/* cli_info.c - `bitlm info`: what a model file is, what bitlm makes of it, and with
+ * --verify whether every number in it is sound.  Called by cli.c.
+ *
+ * A file that this version cannot run is still shown as far as GGUF goes, followed by
+ * the reason. */
+#define _GNU_SOURCE
+#include "cli/cli.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model.h"
+#include "quant/quant.h"
+
+/* model_id reads the whole file: below this it is no trouble to do so unasked. */
+#define ID_UNASKED ((uint64_t)64 << 20)
+
+static const char usage[] =
+    "usage: bitlm info [options] [FILE|story|embed]     (default: both built-in models)\n"
+    "  --tensors             list every tensor\n"
+    "  --verify              read everything: every weight finite, and the model_id\n"
+    "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n";
+
+/* 3510720 as "3,510,720". */
+static const char *grouped(uint64_t n, char out[32])
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n), o = 0;
+    for (int i = 0; i < len; i++) {
+        if (i && (len - i) % 3 == 0)
+            out[o++] = ',';
+        out[o++] = digits[i];
+    }
+    out[o] = '\0';
+    return out;
+}
+
+static uint64_t n_weights(const bl_tensor *t)
+{
+    return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
+}
+
+static const char *type_name(int32_t type)
+{
+    const bl_tensor_type *t = bl_tensor_type_find(type);
+    return t ? t->name : "?";
+}
+
+static void print_types(const bl_gguf *gguf)
+{
+    int32_t seen[64];
+    size_t n_seen = 0;
+    uint64_t n = bl_gguf_n_tensors(gguf);
+    char a[32], b[32];
+    puts("\n  type      tensors         weights           bytes   bits a weight");
+    for (uint64_t i = 0; i < n; i++) {
+        int32_t type = bl_gguf_tensor_at(gguf, i)->type;
+        size_t s = 0;
+        while (s < n_seen && seen[s] != type)
+            s++;
+        if (s < n_seen || n_seen == BL_COUNT(seen))
+            continue;
+        seen[n_seen++] = type;
+        uint64_t count = 0, weights = 0, bytes = 0;
+        for (uint64_t j = i; j < n; j++) {
+            const bl_tensor *t = bl_gguf_tensor_at(gguf, j);
+            if (t->type != type)
+                continue;
+            count++;
+            weights += n_weights(t);
+            bytes += t->bytes;
+        }
+        printf("  %-8s %8llu %15s %15s %15.2f\n", type_name(type), (unsigned long long)count,
+               grouped(weights, a), grouped(bytes, b),
+               weights ? 8.0 * (double)bytes / (double)weights : 0.0);
+    }
+}
+
+static void print_tensors(const bl_gguf *gguf)
+{
+    puts("\n  tensor                            type     shape (fastest first)         bytes");
+    for (uint64_t i = 0; i < bl_gguf_n_tensors(gguf); i++) {
+        const bl_tensor *t = bl_gguf_tensor_at(gguf, i);
+        char shape[100], name[80], number[32];
+        int n = 0;
+        for (int d = 0; d < t->n_dims; d++)
+            n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%llu", d ? " x " : "",
+                          (unsigned long long)t->dims[d]);
+        printf("  %-32s  %-7s  %-20s %14s\n",
+               bl_show(name, sizeof name, t->name, strlen(t->name)), type_name(t->type), shape,
+               grouped(t->bytes, number));
+    }
+}
+
+static void print_keys(const bl_gguf *gguf)
+{
+    puts("");
+    for (uint64_t i = 0; i < bl_gguf_n_keys(gguf); i++) {
+        int32_t type;
+        char name[80], value[120];
+        const char *key = bl_gguf_key_at(gguf, i, &type);
+        printf("  %-44s %s\n", bl_show(name, sizeof name, key, strlen(key)),
+               bl_gguf_show(gguf, i, value, sizeof value));
+    }
+}
+
+static void print_model(const bitlm_model *m, const bitlm_model_info *info)
+{
+    static const char *const kinds[] = {"of a kind this version does not know: token ids only",
+                                        "SentencePiece BPE", "WordPiece"};
+    char number[32];
+    int kind = bl_tokenizer_kind(m->tokenizer);
+    printf("architecture  %s\n", info->architecture);
+    if (info->name[0])
+        printf("name          %s\n", info->name);
+    printf("does          %s", info->can_generate ? "continues text" : "");
+    if (info->can_embed)
+        printf("%sembeds text as %d bits or %d float32", info->can_generate ? ", " : "",
+               info->embedding_bits, info->embedding_bits);
+    if (info->can_chat)
+        printf(", chats (template: %s)", bl_chat_name(m->chat));
+    puts("");
+    printf("parameters    %s\n", grouped(info->n_parameters, number));
+    printf("shape         hidden %lld, %lld layers, %lld heads", (long long)m->hidden_size,
+           (long long)m->n_layers, (long long)m->n_heads);
+    if (m->n_kv_heads != m->n_heads)
+        printf(" (%lld KV heads)", (long long)m->n_kv_heads);
+    printf(" of %lld, FFN %lld, context %d tokens\n", (long long)m->head_dim,
+           (long long)m->ffn_size, info->context_length);
+    printf("activation    %s: %s\n", info->activation == BITLM_ACT_RELU2 ? "ReLU2" : "SiLU",
+           info->activation_why);
+    printf("vocabulary    %d tokens, %s\n", info->vocab_size,
+           kinds[kind >= 0 && kind <= 2 ? kind : 0]);
+    printf("layers are    mostly %s, run by the %s kernels\n", info->weight_type,
+           m->kernels->name);
+}
+
+/* Decodes every row; a weight that is not finite is named. */
+static int verify_tensors(const bl_gguf *gguf)
+{
+    uint64_t n = bl_gguf_n_tensors(gguf), total = 0;
+    char number[32], name[80];
+    for (uint64_t i = 0; i < n; i++) {
+        const bl_tensor *t = bl_gguf_tensor_at(gguf, i);
+        uint64_t k = t->dims[0], rows = k ? n_weights(t) / k : 0;
+        float *row = malloc((size_t)k * sizeof *row + 1);
+        if (!row)
+            return bl_cli_fail("there is no memory for a row of %s weights", grouped(k, number));
+        bl_show(name, sizeof name, t->name, strlen(t->name));
+        for (uint64_t r = 0; r < rows; r++) {
+            bl_decode_row(t->type, t->data, rows, k, r, row);
+            for (uint64_t j = 0; j < k; j++) {
+                if (isfinite(row[j]))
+                    continue;
+                free(row);
+                return bl_cli_fail("tensor %s holds a number that is not finite, in row %llu, "
+                                   "column %llu", name, (unsigned long long)r,
+                                   (unsigned long long)j);
+            }
+            if (bl_cli_interrupted()) {
+                free(row);
+                return BL_CLI_INTERRUPTED;
+            }
+        }
+        total += n_weights(t);
+        free(row);
+    }
+    printf("verified      %llu tensors, %s weights, all finite\n", (unsigned long long)n,
+           grouped(total, number));
+    return BL_CLI_OK;
+}
+
+static int print_id(bitlm_model *model)
+{
+    bitlm_error error;
+    bitlm_host host;
+    uint8_t id[16];
+    bl_cli_error_init(&error);
+    bl_cli_host(&host);
+    bitlm_status s = bitlm_model_id(model, &host, id, &error);
+    if (s != BITLM_OK)
+        return bl_cli_error(s, &error);
+    fputs("model_id      ", stdout);
+    for (int i = 0; i < 16; i++)
+        printf("%02x", id[i]);
+    printf(" (numerics %d)\n", BITLM_NUMERICS);
+    return BL_CLI_OK;
+}
+
+static void print_file(const char *name, const bl_gguf *gguf, uint64_t bytes)
+{
+    char shown[300], number[32];
+    printf("file          %s\n", bl_show(shown, sizeof shown, name, strlen(name)));
+    printf("format        GGUF v%u, %s bytes, %llu tensors, %llu keys\n", bl_gguf_version(gguf),
+           grouped(bytes, number), (unsigned long long)bl_gguf_n_tensors(gguf),
+           (unsigned long long)bl_gguf_n_keys(gguf));
+}
+
+/* The file as GGUF alone, for one that is no model of ours. */
+static int show_container(const bl_cli_line *line, const char *name, int tensors, int verify)
+{
+    bl_alloc alloc = bl_alloc_from_host(NULL);
+    bl_mapping mapping;
+    bl_gguf *gguf = NULL;
+    bitlm_error error;
+    bl_cli_error_init(&error);
+    memset(&mapping, 0, sizeof mapping);
+    if (bl_mapping_open(name, strlen(name), line->options.load, &alloc, NULL, &mapping, &error) !=
+        BITLM_OK)
+        return 0;
+    int shown = bl_gguf_open(mapping.data, mapping.size, &alloc, &gguf, &error) == BITLM_OK;
+    if (shown) {
+        bitlm_text text;
+        char value[100];
+        print_file(name, gguf, mapping.size);
+        if (bl_gguf_string(gguf, "general.architecture", &text) == 1)
+            printf("architecture  %s\n", bl_show(value, sizeof value, text.data, text.length));
+        if (verify)
+            verify_tensors(gguf);
+        print_types(gguf);
+        print_keys(gguf);
+        if (tensors)
+            print_tensors(gguf);
+    }
+    bl_gguf_free(gguf);
+    bl_mapping_close(&mapping);
+    return shown;
+}
+
+static int show(const bl_cli_line *line, const char *name, int tensors, int verify)
+{
+    bitlm_model *model = NULL;
+    bitlm_error error;
+    bitlm_host host;
+    bitlm_model_info info;
+    int status = BL_CLI_OK;
+    bl_cli_error_init(&error);
+    bl_cli_host(&host);
+    memset(&info, 0, sizeof info);
+    info.size = sizeof info;
+    bitlm_status s = bitlm_model_open(name, strlen(name), 0, &line->options, &host, &model, &error);
+    if (s != BITLM_OK) {
+        if (s == BITLM_UNSUPPORTED || s == BITLM_FORMAT)
+            show_container(line, name, tensors, verify);
+        return bl_cli_error(s, &error);
+    }
+    s = bitlm_model_describe(model, &info, &error);
+    if (s != BITLM_OK) {
+        status = bl_cli_error(s, &error);
+        goto fail;
+    }
+    print_file(info.path, model->gguf, info.file_bytes);
+    print_model(model, &info);
+    if (verify)
+        status = verify_tensors(model->gguf);
+    if (status == BL_CLI_OK && (verify || info.file_bytes <= ID_UNASKED))
+        status = print_id(model);
+    if (status == BL_CLI_OK) {
+        print_types(model->gguf);
+        print_keys(model->gguf);
+        if (tensors)
+            print_tensors(model->gguf);
+    }
+
+fail:
+    bitlm_model_free(model);
+    return status;
+}
+
+int bl_cli_info(int argc, char **argv, int first)
+{
+    int status, tensors = 0, verify = 0;
+    bl_cli_line line;
+    const bl_cli_flag flags[] = {{"tensors", NULL, &tensors}, {"verify", NULL, &verify},
+                                 {NULL, NULL, NULL}};
+    status = bl_cli_parse(argc, argv, first, flags, &line);
+    if (status != BL_CLI_OK)
+        return status;
+    if (line.help) {
+        fputs(usage, stdout);
+    } else if (line.n_arguments > 1) {
+        status = bl_cli_usage("info takes one file, but got %d", line.n_arguments);
+    } else if (line.n_arguments == 1) {
+        status = show(&line, line.arguments[0], tensors, verify);
+    } else if (line.options.model.length) {
+        /* the options' texts end at their length, not at a NUL */
+        char *name = strndup(line.options.model.data, line.options.model.length);
+        status = name ? show(&line, name, tensors, verify)
+                      : bl_cli_fail("there is no memory for a file name");
+        free(name);
+    } else {
+        status = show(&line, "story", tensors, verify);
+        puts("");
+        if (status == BL_CLI_OK)
+            status = show(&line, "embed", tensors, verify);
+    }
+    bl_cli_line_free(&line);
+    return status;
+}
