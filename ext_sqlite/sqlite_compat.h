@@ -1,0 +1,48 @@
+/* sqlite_compat.h - all that depends on SQLite's version.
+ *
+ * The extension is built against the host's header and may then be loaded by a
+ * library of another version: what came after 3.31 is asked for twice, by the
+ * header (#if SQLITE_VERSION_NUMBER) and at run time
+ * (sqlite3_libversion_number()).  Every file of ext_sqlite includes this one in
+ * place of sqlite3ext.h; sqlite_main.c defines BLS_MAIN first, because one file
+ * holds the pointer to SQLite's routines.  With -DSQLITE_CORE the extension is
+ * linked into an application and calls SQLite directly. */
+#ifndef BLS_SQLITE_COMPAT_H
+#define BLS_SQLITE_COMPAT_H
+
+#include <sqlite3ext.h>
+#ifdef BLS_MAIN
+SQLITE_EXTENSION_INIT1
+#else
+SQLITE_EXTENSION_INIT3
+#endif
+
+/* SQLITE_INNOCUOUS, SQLITE_DIRECTONLY and SQLITE_VTAB_INNOCUOUS came with it. */
+#define BLS_SQLITE_OLDEST 3031000
+#if SQLITE_VERSION_NUMBER < 3031000
+#error "bitlm needs the header of SQLite 3.31 or later"
+#endif
+
+/* 1 once sqlite3_interrupt was called, on 3.41 and later; else 0, and then the
+ * statement that polls finds out (sqlite_state.c). */
+static inline int bls_is_interrupted(sqlite3 *db)
+{
+#if SQLITE_VERSION_NUMBER >= 3041000
+    if (sqlite3_libversion_number() >= 3041000)
+        return sqlite3_is_interrupted(db);
+#endif
+    (void)db;
+    return 0;
+}
+
+/* From 3.45 a function that sets a subtype must say so. */
+#ifdef SQLITE_RESULT_SUBTYPE
+#define BLS_RESULT_SUBTYPE SQLITE_RESULT_SUBTYPE
+#else
+#define BLS_RESULT_SUBTYPE 0
+#endif
+
+/* The subtype by which SQLite's json_array() and others take a text as JSON. */
+#define BLS_SUBTYPE_JSON 74u
+
+#endif
