@@ -1,0 +1,68 @@
+#!/bin/sh
+# deps.sh [valgrind] [fuzz]: installs what the build and the tests lack, after
+# printing it.  Looks for the tools themselves, so it says nothing on a machine
+# that has them from elsewhere.  Without apt or root it prints the list and stops.
+set -eu
+
+missing=
+need() { # need PACKAGES COMMAND...: PACKAGES are missing if COMMAND fails
+    packages=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing="$missing $packages"
+}
+compiles() { printf '#include <%s>\nint main(void) { return 0; }\n' "$1" | ${CC:-cc} -x c - -o /dev/null; }
+library() { pkg-config --exists "$1"; }
+python() { "$(command -v /usr/bin/python3 || echo python3)" -c "import $1"; }
+either() { [ -x "/usr/bin/$1" ] || "$1" --version; } # a shim on PATH may lead nowhere
+
+need "gcc libc6-dev" compiles stdio.h
+need make command -v make
+need meson either meson
+need ninja-build either ninja
+need pkg-config command -v pkg-config
+need libjansson-dev library jansson
+need libxxhash-dev library libxxhash
+need libsqlite3-dev library sqlite3
+need sqlite3 command -v sqlite3
+need check library check
+need python3 either python3
+need python3-pytest python pytest
+need python3-numpy python numpy
+for extra in "$@"; do
+    case $extra in
+    valgrind) need valgrind command -v valgrind ;;
+    fuzz) need "clang libclang-rt-14-dev" command -v clang ;;
+    *)
+        echo "deps.sh: '$extra' is not valgrind or fuzz" >&2
+        exit 2
+        ;;
+    esac
+done
+
+[ -n "$missing" ] || exit 0
+echo "Missing Debian packages:$missing"
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "There is no apt-get here: install these, under the names your system gives them, and run this again." >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif command -v sudo >/dev/null 2>&1; then
+    as_root=sudo
+    [ -t 0 ] || as_root="sudo -n"
+else
+    echo "Neither root nor sudo: have an administrator run 'apt-get install$missing', then run this again." >&2
+    exit 1
+fi
+echo "Installing them with apt-get ..."
+run="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# Stale or absent package lists: refresh, but let an offline mirror that has all be enough.
+$run update >"$log" 2>&1 </dev/null || echo "apt-get update failed; trying with the lists there are." >&2
+if ! $run install -y --no-install-recommends $missing >"$log" 2>&1 </dev/null; then
+    cat "$log" >&2
+    echo "apt-get could not install:$missing" >&2
+    exit 1
+fi
+sed -n 's/^Setting up \([^ ]*\) (\(.*\)) \.\.\.$/  \1 \2/p' "$log"

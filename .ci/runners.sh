@@ -1,0 +1,30 @@
+# runners.sh: what check.sh and sanitize.sh share.  Sourced by bash.
+export BITLM_TEST_DATA=${BITLM_TEST_DATA:-$PWD/tests/data}
+MASKED=""
+failures=()
+steps=0
+
+# step TITLE COMMAND...: runs it with its output in sight and notes a failure.
+step() {
+    local title=$1 status
+    shift
+    steps=$((steps + 1))
+    printf '\n== %s\n' "$title"
+    "$@" </dev/null
+    status=$?
+    if [ $status -ne 0 ]; then
+        failures+=("$title (exit status $status)")
+    fi
+}
+
+# finish NAME SECONDS: the summary, and the exit status.
+finish() {
+    printf '\n'
+    if [ ${#failures[@]} -gt 0 ]; then
+        printf 'FAILED: %s\n' "${failures[@]}"
+        printf '%s: %d of %d steps failed, %d s\n' "$1" ${#failures[@]} $steps "$2"
+        exit 1
+    fi
+    printf '%s: all %d steps passed, %d s\n' "$1" $steps "$2"
+    exit 0
+}

@@ -1,0 +1,49 @@
+#!/bin/bash
+# sanitize.sh asan|ubsan|tsan|valgrind: the C tests under a checker.
+# asan has the undefined-behaviour sanitizer with it; ubsan is that one alone.
+cd "$(dirname "$0")/.." || exit 1
+. .ci/runners.sh
+kind=$1
+began=$SECONDS
+meson=$(command -v /usr/bin/meson || command -v meson)
+ninja=$(command -v /usr/bin/ninja || command -v ninja)
+export NINJA=$ninja
+export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:abort_on_error=0
+export UBSAN_OPTIONS=print_stacktrace=1
+# A forked child of a test starts threads of its own, which tsan asks about.
+export TSAN_OPTIONS=die_after_fork=0:halt_on_error=1
+prefix=
+
+case $kind in
+asan) sanitize=address,undefined ;;
+ubsan) sanitize=undefined ;;
+tsan) sanitize=thread ;;
+valgrind)
+    .ci/deps.sh valgrind || exit 1
+    sanitize=none
+    # Freed memory is fine to lose at exit; an invalid access or a real leak is not.
+    prefix="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite --trace-children=yes"
+    # One process: valgrind reports for each, and Check forks one per test.
+    export CK_TIMEOUT_MULTIPLIER=20
+    ;;
+*)
+    echo "sanitize.sh: '$kind' is not asan, ubsan, tsan or valgrind" >&2
+    exit 2
+    ;;
+esac
+dir=build/$kind
+export CK_TIMEOUT_MULTIPLIER=${CK_TIMEOUT_MULTIPLIER:-5}
+
+if [ ! -e $dir/build.ninja ]; then
+    "$meson" setup $dir -Dbuildtype=debugoptimized -Doptimization=1 -Db_sanitize=$sanitize \
+        -Db_lundef=false >build/$kind.log 2>&1 || { cat build/$kind.log; exit 1; }
+fi
+"$ninja" -C $dir --quiet || exit 1
+if [ -e tests/kernels/checkkernels.c ]; then
+    step "checkkernels, $kind" $prefix timeout 600 $dir/tests/checkkernels
+fi
+for source in tests/core/test_*.c; do
+    name=$(basename "$source" .c)
+    step "$name, $kind" timeout 600 $prefix $dir/tests/"$name"
+done
+finish "$kind" $((SECONDS - began))

@@ -1,0 +1,47 @@
+# The front door.  Meson works in build/meson; what it makes lands in build/.
+#
+#   make          build/bitlm, build/bitlm0.so, build/libbitlm.so, build/libbitlm.a
+#   make deps     installs what is missing, and prints it
+#   make demo     deps, build, the main job shown in the sqlite3 shell
+#   make check    deps, build, every test
+#   make asan | ubsan | tsan | valgrind    the C tests under a checker
+#   make bench | install | clean
+#
+# Variables: PREFIX, DESTDIR, CC, BUILDTYPE.
+
+PREFIX ?= /usr/local
+BUILDTYPE ?= debugoptimized
+
+# Debian's own tools first: a version manager's shim of the same name on PATH
+# may belong to a Python that lacks them.
+MESON := $(firstword $(wildcard /usr/bin/meson) meson)
+NINJA := $(firstword $(wildcard /usr/bin/ninja) ninja)
+PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
+export NINJA PYTHON
+
+all: build/meson/build.ninja
+	@$(NINJA) -C build/meson
+	@.ci/products.sh build/meson build
+
+build/meson/build.ninja:
+	@$(MESON) setup build/meson --prefix=$(PREFIX) --libdir=lib --buildtype=$(BUILDTYPE) -Doptimization=2
+
+deps:
+	@.ci/deps.sh
+
+check:
+	@.ci/check.sh
+
+bench: all
+	@.ci/bench.sh
+
+install: all
+	@DESTDIR=$(DESTDIR) $(MESON) install -C build/meson --no-rebuild
+
+asan ubsan tsan valgrind: deps
+	@.ci/sanitize.sh $@
+
+clean:
+	rm -rf build
+
+.PHONY: all deps check bench install asan ubsan tsan valgrind clean
