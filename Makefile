@@ -29,6 +29,10 @@ build/meson/build.ninja:
 deps:
 	@.ci/deps.sh
 
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@tests/demo/demo.sh
+
 check:
 	@.ci/check.sh
 
@@ -44,4 +48,4 @@ asan ubsan tsan valgrind: deps
 clean:
 	rm -rf build
 
-.PHONY: all deps check bench install asan ubsan tsan valgrind clean
+.PHONY: all deps demo check bench install asan ubsan tsan valgrind clean

@@ -2,13 +2,13 @@
 # check.sh: installs what is missing, builds, runs every test, goes on after a
 # failure, and ends with one line per failed step.  `make check` and .ci/run.
 #
-# Each tests/core/test_*.c is one program; a source that the build does not know
-# counts as a failure.  Those named in MASKED run once more for each level of
-# instructions (BITLM_CPU): their results must not depend on it.
+# The tests named in `masked` run once more for each level of instructions
+# (BITLM_CPU); test_hash goes through the levels by itself.
 cd "$(dirname "$0")/.." || exit 1
 . .ci/runners.sh
 export PYTHON=${PYTHON:-$(command -v /usr/bin/python3 || echo python3)}
 began=$SECONDS
+masked="test_parity test_run"
 
 .ci/deps.sh || exit 1
 make --no-print-directory all || exit 1
@@ -16,12 +16,11 @@ make --no-print-directory all || exit 1
 if [ -e tests/kernels/checkkernels.c ]; then
     step "checkkernels" timeout 600 build/meson/tests/checkkernels
 fi
-for source in tests/core/test_*.c; do
-    name=$(basename "$source" .c)
+for name in $(c_tests); do
     step "$name" timeout 300 build/meson/tests/"$name"
 done
 for mask in ref avx2; do
-    for name in $MASKED; do
+    for name in $masked; do
         BITLM_CPU=$mask step "$name, BITLM_CPU=$mask" timeout 300 build/meson/tests/"$name"
     done
 done

@@ -25,6 +25,7 @@ need libxxhash-dev library libxxhash
 need libsqlite3-dev library sqlite3
 need sqlite3 command -v sqlite3
 need check library check
+need xz-utils command -v xz
 need python3 either python3
 need python3-pytest python pytest
 need python3-numpy python numpy

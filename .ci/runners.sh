@@ -1,8 +1,15 @@
 # runners.sh: what check.sh and sanitize.sh share.  Sourced by bash.
 export BITLM_TEST_DATA=${BITLM_TEST_DATA:-$PWD/tests/data}
-MASKED=""
 failures=()
 steps=0
+
+# The names of the C tests: each tests/core/test_*.c is one program, so that a
+# source which the build does not know fails here.
+c_tests() {
+    for source in tests/core/test_*.c; do
+        [ "$source" = tests/core/test_support.c ] || basename "$source" .c
+    done
+}
 
 # step TITLE COMMAND...: runs it with its output in sight and notes a failure.
 step() {

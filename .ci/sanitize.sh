@@ -42,8 +42,7 @@ fi
 if [ -e tests/kernels/checkkernels.c ]; then
     step "checkkernels, $kind" $prefix timeout 600 $dir/tests/checkkernels
 fi
-for source in tests/core/test_*.c; do
-    name=$(basename "$source" .c)
+for name in $(c_tests); do
     step "$name, $kind" timeout 600 $prefix $dir/tests/"$name"
 done
 finish "$kind" $((SECONDS - began))
