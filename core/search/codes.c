@@ -1,14 +1,23 @@
 /* codes.c - distances between packed binary codes and between vectors, for callers outside core.
  * The loops over bits are kernels.  Called through bitlm.h. */
 #include <math.h>
+#include <stdatomic.h>
 
 #include "kernels/kernels.h"
 #include "quant/quant.h"
 
+/* Chosen once: a distance is called for every row of a table.  Two threads that come first at the
+ * same time choose the same table. */
 static const bl_kernels *kernels(void) {
-    int ok;
-    uint32_t mask = bl_cpu_env_mask(&ok);
-    return bl_kernels_get(ok ? mask : BL_CPU_ALL);
+    static _Atomic(const bl_kernels *) chosen;
+    const bl_kernels *k = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (!k) {
+        int ok;
+        uint32_t mask = bl_cpu_env_mask(&ok);
+        k = bl_kernels_get(ok ? mask : BL_CPU_ALL);
+        atomic_store_explicit(&chosen, k, memory_order_relaxed);
+    }
+    return k;
 }
 
 uint64_t bitlm_hamming(const void *a, const void *b, size_t n) {
