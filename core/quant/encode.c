@@ -25,7 +25,7 @@ static void write_f32(uint8_t *p, float x) {
 
 static float magnitude(float x) { return x < 0 ? -x : x; }
 
-static int finite(float x) { return x - x == 0; }
+static int is_finite(float x) { return x - x == 0; }
 
 /* roundf for |x| < 2^23: half away from zero. */
 static int round_away(float x) {
@@ -40,7 +40,7 @@ static int round_away(float x) {
  * half float is zero then). */
 static float inverse(float d) {
     float inv = d != 0 ? 1.0f / d : 0.0f;
-    return finite(inv) ? inv : 0.0f;
+    return is_finite(inv) ? inv : 0.0f;
 }
 
 static float largest(const float *x, int n) {
@@ -177,7 +177,8 @@ static bitlm_status check_shape(int32_t type, int trits, uint64_t n_rows, uint64
         return bl_error(error, BITLM_ARG, "bitlm reads %s but does not write it", t->name);
     bl_tensor_bytes(t, k, n_rows, &ok);
     if (!ok)
-        return bl_error(error, BITLM_ARG, "%llu rows of %llu weights do not fit %s, which takes them %d at a time",
+        return bl_error(error, BITLM_ARG,
+                        "%llu rows of %llu weights do not fit %s, which takes them %d at a time",
                         (ull)n_rows, (ull)k, t->name, (int)t->block);
     *found = t;
     return BITLM_OK;
@@ -209,11 +210,11 @@ bitlm_status bl_encode(int32_t type, const float *x, uint64_t n_rows, uint64_t k
         return status;
     uint64_t n = n_rows * k, block = (uint64_t)t->block;
     for (uint64_t i = 0; i < n; i++)
-        if (!finite(x[i]))
+        if (!is_finite(x[i]))
             return bl_error(error, BITLM_ARG, "weight %llu of row %llu is %g, but %s takes finite values",
                             (ull)(i % k), (ull)(i / k), (double)x[i], t->name);
     if (type == BL_TYPE_I2_S) {
-        if (!(scale <= 0) && !finite(scale))
+        if (!(scale <= 0) && !is_finite(scale))
             return bl_error(error, BITLM_ARG, "the scale of an I2_S tensor is %g, but must be finite",
                             (double)scale);
         encode_i2_s(x, n, scale, out);
@@ -239,7 +240,7 @@ bitlm_status bl_pack_trits(int32_t type, const int8_t *trits, uint64_t n_rows, u
             return bl_error(error, BITLM_ARG, "weight %llu of row %llu is %d, but must be -1, 0 or 1",
                             (ull)(i % k), (ull)(i / k), trits[i]);
     uint8_t d[2];
-    if (!finite(scale) || scale < 0 || (type != BL_TYPE_I2_S && !put_f16(d, scale)))
+    if (!is_finite(scale) || scale < 0 || (type != BL_TYPE_I2_S && !put_f16(d, scale)))
         return bl_error(error, BITLM_ARG, "the scale is %g, but %s takes a finite one from 0 up%s",
                         (double)scale, t->name, type == BL_TYPE_I2_S ? "" : " to 65504");
     for (uint64_t i = 0; i < n; i += block, out += t->block_bytes) {
