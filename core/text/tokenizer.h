@@ -44,7 +44,7 @@ bitlm_status bl_ids_push(bl_ids *ids, int32_t id, bitlm_error *error);
 void bl_ids_free(bl_ids *ids);
 
 /* Appends the tokens of text.  flags: BITLM_TOKENS_SPECIAL, BITLM_TOKENS_FRAME.
- * limit: stop with LIMIT as soon as more than this many ids are certain (0: no limit), so
+ * limit: stop with LIMIT as soon as this call is certain to append more ids (0: no limit), so
  * that 10 MB of prompt cost no more than they must.  Invalid UTF-8 counts as U+FFFD, one
  * for each maximal bad part (Unicode 15, 3.9).  UNSUPPORTED if kind is NONE. */
 bitlm_status bl_tokenize(const bl_tokenizer *t, const char *text, size_t length, uint32_t flags,
