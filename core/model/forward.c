@@ -9,8 +9,6 @@
 #include "model/forward.h"
 #include "quant/quant.h"
 
-int64_t bl_linear_groups(const bl_linear *l);
-
 /* ---- memory --------------------------------------------------------------------------- */
 
 static void widen(bl_context *c, const bl_linear *l) {

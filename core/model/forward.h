@@ -75,6 +75,8 @@ bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq,
 bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers,
                            const float *x, int64_t ldx, int64_t n, float *const *y,
                            const int64_t *ldy);
+/* Activation scales a token needs for this layer; 0 for an absent one. */
+int64_t bl_linear_groups(const bl_linear *l);
 /* Rotates c->q and c->k, stores c->k and c->v into the cache of `layer`, attends; the result is
  * in c->h, (n, n_heads*head_dim). */
 bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t layer);

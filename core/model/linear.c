@@ -15,7 +15,11 @@ typedef struct quant_job {
     int64_t ldx;
 } quant_job;
 
-static int64_t groups_of(const bl_linear *l) { return l->kind == BL_LINEAR_GROUP ? l->k / l->group : 1; }
+int64_t bl_linear_groups(const bl_linear *l) {
+    if (!l->data)
+        return 0;
+    return l->kind == BL_LINEAR_GROUP ? l->k / l->group : 1;
+}
 
 /* Per-token int8 for a GROUP layer: one scale, repeated, and the sums of each group. */
 static void quant_token_grouped(const quant_job *job, const float *x, int64_t t) {
@@ -161,6 +165,3 @@ bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_
     }
     return BITLM_OK;
 }
-
-/* What a layer's quantized input needs, for bl_context_layout. */
-int64_t bl_linear_groups(const bl_linear *l) { return l->data ? groups_of(l) : 0; }

@@ -102,7 +102,7 @@ static bitlm_status set_number(bitlm_options *o, const option_row *row, const js
     if (row->kind != OPT_FLOAT && x != rint(x))
         return bl_error(error, BITLM_ARG, "option %s must be a whole number, not %g", row->name, x);
     if (!(x >= row->lo && x <= row->hi) || (row->lo_open && x <= row->lo))
-        return bl_error(error, BITLM_ARG, "option %s is %.10g, but must be %s%g to %.10g", row->name, x,
+        return bl_error(error, BITLM_ARG, "option %s is %.15g, but must be %s%g to %.15g", row->name, x,
                         row->lo_open ? "above " : "", row->lo, row->hi);
     if (row->kind == OPT_FLOAT)
         *float_at(o, row) = (float)x;

@@ -214,5 +214,3 @@ bitlm_status bitlm_model_id(bitlm_model *model, const bitlm_host *host, uint8_t 
     memcpy(id, computed, 16);
     return BITLM_OK;
 }
-
-const char *bitlm_version(void) { return BITLM_VERSION; }
