@@ -12,7 +12,8 @@
 
 #include "base/utf8.h"
 
-#define MAX_SIZE ((size_t)1 << 20)
+#define MAX_SIZE ((size_t)1 << 20) /* tokens */
+#define MAX_TEXT ((size_t)1 << 30) /* bytes, as bl_tokenize has it */
 
 typedef struct cutter {
     const bl_tokenizer *t;
@@ -21,6 +22,7 @@ typedef struct cutter {
     bl_poll *poll;
     bl_ids ids;            /* scratch of count() */
     double bytes_per_token; /* of the last measurement */
+    size_t gap_start, gap_end; /* no word ends strictly between: a long word is scanned once */
     bitlm_error *error;
 } cutter;
 
@@ -30,7 +32,7 @@ static bitlm_status count(cutter *c, size_t start, size_t end, size_t limit, siz
     bitlm_status status;
 
     c->ids.n = 0;
-    status = bl_tokenize(c->t, c->text + start, end - start, 0, limit ? limit : 1, c->poll, &c->ids,
+    status = bl_tokenize(c->t, c->text + start, end - start, 0, limit, c->poll, &c->ids,
                          c->error);
     if (status == BITLM_LIMIT) {
         bl_error_clear(c->error);
@@ -80,10 +82,20 @@ static int is_word_end(const cutter *c, size_t at)
 /* First word end > at; the text's end is one. */
 static bitlm_status word_end_after(cutter *c, size_t at, size_t *end)
 {
-    for (at++; at < c->length && !is_word_end(c, at); at++)
-        if (at % 65536 == 0 && bl_poll_check(c->poll))
+    size_t i;
+
+    if (at >= c->gap_start && at < c->gap_end) {
+        *end = c->gap_end;
+        return BITLM_OK;
+    }
+    for (i = at + 1; i < c->length && !is_word_end(c, i); i++)
+        if (i % 65536 == 0 && bl_poll_check(c->poll))
             return bl_poll_error(c->poll, c->error);
-    *end = BL_MIN(at, c->length);
+    *end = BL_MIN(i, c->length);
+    if (*end - at > c->gap_end - c->gap_start || at >= c->gap_end) {
+        c->gap_start = at;
+        c->gap_end = *end;
+    }
     return BITLM_OK;
 }
 
@@ -141,26 +153,42 @@ static int is_sentence_end(const cutter *c, size_t start, size_t at)
     return 0;
 }
 
-/* The boundary nearest before or at `at` that lies strictly between low and high: of words
- * or of characters.  Returns low if there is none. */
-static size_t snap(const cutter *c, size_t low, size_t high, size_t at, int words)
+/* The last boundary (of words or of characters) at or before `at`, else the first after it,
+ * strictly between low and high; low if there is none. */
+static bitlm_status snap(cutter *c, size_t low, size_t high, size_t at, int words, size_t *to)
 {
-    size_t i;
+    size_t i, end;
+    bitlm_status status;
 
+    *to = low;
+    if (high - low < 2)
+        return BITLM_OK;
     at = BL_MAX(BL_MIN(at, high - 1), low + 1);
     if (!words) {
         i = bl_utf8_boundary(c->text + low, c->length - low, at - low) + low;
         if (i <= low)
             i = char_after(c, low);
-        return i < high ? i : low;
+        if (i < high)
+            *to = i;
+        return BITLM_OK;
     }
-    for (i = at; i > low; i--)
-        if (is_word_end(c, i))
-            return i;
-    for (i = at + 1; i < high; i++)
-        if (is_word_end(c, i))
-            return i;
-    return low;
+    for (i = at; i > low; i--) {
+        if (i > c->gap_start && i < c->gap_end)
+            i = BL_MAX(c->gap_start, low);
+        if (i <= low)
+            break;
+        if (is_word_end(c, i)) {
+            *to = i;
+            return BITLM_OK;
+        }
+        if (i % 65536 == 0 && bl_poll_check(c->poll))
+            return bl_poll_error(c->poll, c->error);
+    }
+    if ((status = word_end_after(c, at, &end)))
+        return status;
+    if (end < high)
+        *to = end;
+    return BITLM_OK;
 }
 
 /* ---- searching a cut -------------------------------------------------------------------- */
@@ -180,7 +208,10 @@ static bitlm_status last_fitting(cutter *c, size_t start, size_t low, size_t n_l
         at = reach < (double)(high - start) ? start + (size_t)reach : high;
         if (at <= low)
             at = low + 1;
-        at = at < high ? snap(c, low, high, at, words) : high;
+        if (at >= high)
+            at = high;
+        else if ((status = snap(c, low, high, at, words, &at)))
+            return status;
         if (at <= low)
             at = high;
         if ((status = count(c, start, at, size, &n)))
@@ -202,7 +233,8 @@ static bitlm_status last_fitting(cutter *c, size_t start, size_t low, size_t n_l
         size_t middle = low + (high - low) / 2;
 
         at = steps < 4 && guess < (double)(high - low) ? low + (size_t)guess : middle;
-        at = snap(c, low, high, at, words);
+        if ((status = snap(c, low, high, at, words, &at)))
+            return status;
         if (at == low)
             break;
         if ((status = count(c, start, at, size, &n)))
@@ -235,7 +267,8 @@ static bitlm_status first_fitting(cutter *c, size_t low, size_t end, size_t stop
             at = BL_MAX(end - (size_t)reach, low + 1);
         else
             at = middle;
-        at = snap(c, low, high, at, words);
+        if ((status = snap(c, low, high, at, words, &at)))
+            return status;
         if (at == low)
             break;
         if ((status = count(c, at, end, size, &n)))
@@ -381,6 +414,9 @@ bitlm_status bl_chunk_text(const bl_tokenizer *t, const char *text, size_t lengt
     if (bl_tokenizer_kind(t) == BL_TOKENIZER_NONE)
         return bl_error(error, BITLM_UNSUPPORTED,
                         "this model's tokenizer is not supported: it takes token ids, not text");
+    if (length > MAX_TEXT)
+        return bl_error(error, BITLM_LIMIT, "the text has %zu bytes, but at most %zu are possible",
+                        length, MAX_TEXT);
     memset(&c, 0, sizeof(c));
     c.t = t;
     c.text = text;
