@@ -63,6 +63,16 @@ static void print_row(const job *j, const uint8_t *row, int failed)
     }
 }
 
+/* The core counts from 0 in the batch it was given, which here holds one text. */
+static int bad_text(const job *j, const bitlm_error *error)
+{
+    static const char prefix[] = "text 0 ";
+    long long number = (long long)j->done + 1;
+    if (strncmp(error->text, prefix, sizeof prefix - 1) == 0)
+        return bl_cli_fail("text %lld %s", number, error->text + sizeof prefix - 1);
+    return bl_cli_fail("text %lld: %s", number, error->text);
+}
+
 static int run_batch(job *j, const bitlm_text *texts, size_t n)
 {
     bitlm_error error;
@@ -86,7 +96,7 @@ static int run_batch(job *j, const bitlm_text *texts, size_t n)
     if (s == BITLM_CANCELED)
         return bl_cli_error(s, &error);
     if (s != BITLM_OK)
-        return bl_cli_fail("text %lld: %s", (long long)j->done + 1, error.text);
+        return bad_text(j, &error);
     for (size_t i = 0; i < n; i++)
         print_row(j, j->out + i * j->stride, row_status[i] != BITLM_OK);
     j->done += (int64_t)n;
