@@ -551,16 +551,38 @@ static bitlm_status encode_plain(const bl_tokenizer *t, const uint8_t *text, siz
                : bl_wordpiece_encode(t, text, length, sink);
 }
 
+/* Content that somebody typed, inside a text whose other parts may hold special tokens:
+ * pairs of offsets, ascending; n may be 0. */
+typedef struct typed {
+    const size_t *pairs;
+    size_t n;
+} typed;
+
+/* The longest special token at text + i that touches nothing typed, or -1. */
+static int64_t special_at(const bl_tokenizer *t, const uint8_t *text, size_t length, size_t i,
+                          typed *rest)
+{
+    int64_t at = bl_piece_index_prefix(&t->special, text + i, length - i);
+
+    while (rest->n && rest->pairs[1] <= i) {
+        rest->pairs += 2;
+        rest->n--;
+    }
+    while (at >= 0 && rest->n && rest->pairs[0] < i + t->special.entries[at].length)
+        at = rest->pairs[0] <= i ? -1 : t->special.entries[at].parent;
+    return at;
+}
+
 /* Cuts the text at control tokens; the parts between are texts of their own (an SPM part
  * begins with a space, as llama.cpp has it). */
 static bitlm_status encode_special(const bl_tokenizer *t, const uint8_t *text, size_t length,
-                                   bl_sink *sink)
+                                   typed rest, bl_sink *sink)
 {
     size_t i = 0, start = 0, steps = 0;
     bitlm_status status;
 
     while (i < length) {
-        int64_t at = bl_piece_index_prefix(&t->special, text + i, length - i);
+        int64_t at = special_at(t, text, length, i, &rest);
         const bl_piece_entry *e;
 
         if (++steps % POLL_EVERY == 0 && (status = bl_sink_poll(sink)))
@@ -583,8 +605,9 @@ static bitlm_status encode_special(const bl_tokenizer *t, const uint8_t *text, s
     return encode_plain(t, text + start, length - start, sink);
 }
 
-bitlm_status bl_tokenize(const bl_tokenizer *t, const char *text, size_t length, uint32_t flags,
-                         size_t limit, bl_poll *poll, bl_ids *ids, bitlm_error *error)
+static bitlm_status tokenize(const bl_tokenizer *t, const char *text, size_t length,
+                             const typed *rest, uint32_t flags, size_t limit, bl_poll *poll,
+                             bl_ids *ids, bitlm_error *error)
 {
     bl_sink sink;
     bitlm_status status = BITLM_OK;
@@ -603,12 +626,29 @@ bitlm_status bl_tokenize(const bl_tokenizer *t, const char *text, size_t length,
     if ((flags & BITLM_TOKENS_FRAME) && t->add_bos && t->bos >= 0)
         status = bl_sink_put(&sink, t->bos);
     if (!status && length)
-        status = (flags & BITLM_TOKENS_SPECIAL)
-                     ? encode_special(t, (const uint8_t *)text, length, &sink)
-                     : encode_plain(t, (const uint8_t *)text, length, &sink);
+        status = rest ? encode_special(t, (const uint8_t *)text, length, *rest, &sink)
+                      : encode_plain(t, (const uint8_t *)text, length, &sink);
     if (!status && (flags & BITLM_TOKENS_FRAME) && t->add_eos && t->eos >= 0)
         status = bl_sink_put(&sink, t->eos);
     if (status)
         ids->n = sink.start; /* outputs only on success */
     return status;
+}
+
+bitlm_status bl_tokenize(const bl_tokenizer *t, const char *text, size_t length, uint32_t flags,
+                         size_t limit, bl_poll *poll, bl_ids *ids, bitlm_error *error)
+{
+    typed none = {NULL, 0};
+
+    return tokenize(t, text, length, flags & BITLM_TOKENS_SPECIAL ? &none : NULL, flags, limit, poll,
+                    ids, error);
+}
+
+bitlm_status bl_tokenize_marked(const bl_tokenizer *t, const char *text, size_t length,
+                                const size_t *segments, size_t n_segments, uint32_t flags,
+                                size_t limit, bl_poll *poll, bl_ids *ids, bitlm_error *error)
+{
+    typed content = {segments, n_segments};
+
+    return tokenize(t, text, length, &content, flags, limit, poll, ids, error);
 }

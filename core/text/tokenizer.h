@@ -50,6 +50,12 @@ void bl_ids_free(bl_ids *ids);
 bitlm_status bl_tokenize(const bl_tokenizer *t, const char *text, size_t length, uint32_t flags,
                          size_t limit, bl_poll *poll, bl_ids *ids, bitlm_error *error);
 
+/* The same, with SPECIAL marks that touch one of the n_plain byte ranges plain[2i] ..
+ * plain[2i+1] (ascending) read as text: a chat template's marks count, a user's do not. */
+bitlm_status bl_tokenize_marked(const bl_tokenizer *t, const char *text, size_t length,
+                                const size_t *plain, size_t n_plain, uint32_t flags, size_t limit,
+                                bl_poll *poll, bl_ids *ids, bitlm_error *error);
+
 /* ---- back to text, a token at a time ------------------------------------------------ */
 
 /* Holds back the bytes of a UTF-8 character that is not complete.  Zero it to begin. */
