@@ -1,0 +1,201 @@
+"""Loading, replacing and unloading models, and what keeps them alive."""
+
+import gc
+import os
+import shutil
+import sqlite3
+import threading
+
+import pytest
+
+from conftest import connect, one
+
+OPTIONS = '{"model":"tiny","temperature":0,"max_tokens":6,"ignore_eos":true}'
+
+
+def generate(db, options=OPTIONS):
+    return one(db, "SELECT bitlm_generate('x', ?)", options)
+
+
+def test_load_use_unload(db, tiny_path):
+    assert one(db, "SELECT bitlm_load('tiny', ?)", tiny_path) == "tiny"
+    assert generate(db) == generate(db)
+    assert one(db, "SELECT bitlm_unload('tiny')") == "tiny"
+    with pytest.raises(sqlite3.OperationalError, match="no model is named 'tiny'"):
+        generate(db)
+    with pytest.raises(sqlite3.OperationalError, match="no model is named 'tiny'"):
+        one(db, "SELECT bitlm_unload('tiny')")
+    assert one(db, "SELECT bitlm_load('tiny', ?)", tiny_path) == "tiny"
+    generate(db)
+
+
+def test_each_way_of_loading_gives_the_same(db, tiny_path):
+    texts, ids = set(), set()
+    for load in ("auto", "mmap", "copy"):
+        one(db, "SELECT bitlm_load('tiny', ?, json_object('load', ?))", tiny_path, load)
+        texts.add(generate(db))
+        ids.add(one(db, "SELECT bitlm_model_id('tiny')"))
+    assert len(texts) == 1 and len(ids) == 1
+
+
+def test_a_name_may_change_its_model(db, tiny_path):
+    one(db, "SELECT bitlm_load('m', ?)", tiny_path)
+    first = one(db, "SELECT bitlm_model_id('m')")
+    one(db, "SELECT bitlm_load('m', ?, '{\"hidden_act\":\"silu\"}')", tiny_path)
+    assert one(db, "SELECT count(*) FROM bitlm_models WHERE name='m'") == 1
+    assert one(db, "SELECT bitlm_model_id('m')") != first
+
+
+def test_a_failed_load_keeps_the_old_model(tiny, tmp_path):
+    before = generate(tiny)
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF nonsense")
+    with pytest.raises(sqlite3.OperationalError):
+        one(tiny, "SELECT bitlm_load('tiny', ?)", str(bad))
+    assert generate(tiny) == before
+
+
+def test_unload_while_a_stream_runs(tiny):
+    want = generate(tiny)
+    cursor = tiny.execute("SELECT piece FROM bitlm_stream('x', ?)", (OPTIONS,))
+    text = cursor.fetchone()[0]
+    one(tiny, "SELECT bitlm_unload('tiny')")
+    assert text + "".join(r[0] for r in cursor) == want
+
+
+def test_unload_inside_the_stream_that_uses_it(tiny):
+    want = generate(tiny)
+    rows = tiny.execute("""SELECT piece, CASE n WHEN 2 THEN bitlm_unload('tiny') END
+                           FROM bitlm_stream('x', ?)""", (OPTIONS,)).fetchall()
+    assert "".join(r[0] for r in rows) == want
+    assert one(tiny, "SELECT count(*) FROM bitlm_models") == 2
+
+
+def test_a_kept_embedding_does_not_outlive_its_model(db, tiny_path):
+    """The name is bound again in the middle of a statement."""
+    sql = """SELECT bitlm_token_count('a b', '{"model":"m"}'), CASE n WHEN 2 THEN bitlm_unload('m') END
+             FROM (SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3)"""
+    one(db, "SELECT bitlm_load('m', ?)", tiny_path)
+    with pytest.raises(sqlite3.OperationalError, match="no model is named 'm'"):
+        db.execute(sql).fetchall()
+
+
+def test_names_belong_to_their_connection(tiny, tiny_path):
+    other = connect()
+    with pytest.raises(sqlite3.OperationalError, match="no model is named 'tiny'"):
+        generate(other)
+    one(other, "SELECT bitlm_load('tiny', ?)", tiny_path)
+    assert generate(other) == generate(tiny)
+    tiny.execute("SELECT bitlm_unload('tiny')").fetchall()
+    generate(other)
+    other.close()
+
+
+def test_a_shared_model_outlives_the_connection_that_opened_it(tiny_path):
+    first, second = connect(), connect()
+    one(first, "SELECT bitlm_load('tiny', ?)", tiny_path)
+    one(second, "SELECT bitlm_load('tiny', ?)", tiny_path)
+    want = generate(first)
+    first.close()
+    del first
+    gc.collect()
+    assert generate(second) == want
+    assert one(second, "SELECT bitlm_model_id('tiny')")
+    second.close()
+
+
+def test_close_with_an_open_statement(tiny_path):
+    """Python closes with sqlite3_close_v2: the statement lives on for a while."""
+    connection = connect()
+    one(connection, "SELECT bitlm_load('tiny', ?)", tiny_path)
+    cursor = connection.execute("SELECT piece FROM bitlm_stream('x', ?)", (OPTIONS,))
+    cursor.fetchone()
+    connection.close()
+    del cursor, connection
+    gc.collect()
+
+
+def test_many_connections(tiny_path):
+    for _ in range(30):
+        connection = connect()
+        one(connection, "SELECT bitlm_load('tiny', ?)", tiny_path)
+        connection.execute("SELECT piece FROM bitlm_stream('x', ?)", (OPTIONS,)).fetchone()
+        connection.close()
+    gc.collect()
+    maps = open("/proc/self/maps").read()
+    assert maps.count("tiny.gguf") <= 2  # at most what this process keeps for others
+
+
+def test_loading_the_extension_again_begins_anew(tiny):
+    tiny.enable_load_extension(True)
+    from conftest import EXTENSION
+    tiny.load_extension(EXTENSION)
+    assert one(tiny, "SELECT count(*) FROM bitlm_models") == 2
+    assert one(tiny, "SELECT bitlm_embed('x')")
+
+
+def test_sessions_of_many_shapes(tiny):
+    """More shapes than are kept idle, in turn."""
+    texts = {generate(tiny, OPTIONS.replace("{", '{"n_ctx":%d,"kv_type":"%s",' % (64 + 16 * i, kv), 1))
+             for i in range(8) for kv in ("f16", "f16")}
+    assert len(texts) == 1
+    generate(tiny, OPTIONS.replace("{", '{"kv_type":"f32",', 1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_connections_in_threads(tiny_path, threads):
+    """Two connections, each in its own thread, at once; and the same text from both."""
+    results, errors = {}, []
+    options = OPTIONS.replace("{", '{"threads":%d,' % threads, 1)
+
+    def run(key):
+        try:
+            connection = connect()
+            one(connection, "SELECT bitlm_load('tiny', ?)", tiny_path)
+            results[key] = [(generate(connection, options), one(connection, "SELECT bitlm_embed('x')"))
+                            for _ in range(8)]
+            connection.close()
+        except Exception as error:  # noqa: BLE001, a thread's exception must reach the test
+            errors.append(error)
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not errors
+    assert len({r for result in results.values() for r in result}) == 1
+
+
+def test_one_connection_passed_between_threads(tiny_path):
+    connection = connect(check_same_thread=False)
+    one(connection, "SELECT bitlm_load('tiny', ?)", tiny_path)
+    want, got = generate(connection), []
+    for _ in range(4):
+        worker = threading.Thread(target=lambda: got.append(generate(connection)))
+        worker.start()
+        worker.join()
+    assert got == [want] * 4
+    connection.close()
+
+
+def test_after_a_fork(tiny):
+    want = generate(tiny)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child = connect()
+            os._exit(0 if one(child, "SELECT length(bitlm_embed('x', '{\"threads\":2}'))") == 48 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert generate(tiny) == want
+
+
+def test_a_replaced_file_does_not_disturb(tiny, tiny_path, tmp_path):
+    copy = str(tmp_path / "copy.gguf")
+    shutil.copy(tiny_path, copy)
+    one(tiny, "SELECT bitlm_load('copy', ?)", copy)
+    want = generate(tiny)
+    os.unlink(copy)
+    assert generate(tiny, OPTIONS.replace("tiny", "copy")) == want
