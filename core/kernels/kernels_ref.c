@@ -446,13 +446,13 @@ void bl_unpack_groups(int32_t type, const uint8_t *row, int64_t k, int8_t *q, fl
 /* ---- linear layers ------------------------------------------------------------------ */
 
 size_t bl_ternary_scratch(int64_t k) {
-    /* A panel of 16 rows of codes, each row padded to whole blocks of 256, and room for alignment. */
-    return 16 * (size_t)((k + 255) / 256 * 256) + 256;
+    /* Plain C expands a row, AVX2 16 rows of pieces of 1280. */
+    return (size_t)BL_MAX(k, 16 * 1280) + 64;
 }
 
 size_t bl_group_scratch(int64_t k) {
-    /* 8 rows of int8, and of scales and minima for groups as small as 16. */
-    return 8 * ((size_t)((k + 255) / 256 * 256) + 2 * sizeof(float) * (size_t)(k / 16 + 16)) + 256;
+    /* A row of int8 with scales and minima of groups of 16. */
+    return (size_t)k + 2 * sizeof(float) * (size_t)(k / 16) + 64;
 }
 
 static void ternary_i8(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
@@ -535,7 +535,10 @@ static uint64_t hamming(const uint8_t *a, const uint8_t *b, int64_t n) {
     uint64_t bits = 0;
     int64_t i = 0;
     for (; i + 8 <= n; i += 8) {
-        bits += (uint64_t)__builtin_popcountll(bl_read_u64(a + i) ^ bl_read_u64(b + i));
+        uint64_t u, v;
+        memcpy(&u, a + i, sizeof u);
+        memcpy(&v, b + i, sizeof v);
+        bits += (uint64_t)__builtin_popcountll(u ^ v);
     }
     for (; i < n; i++) {
         bits += (uint64_t)__builtin_popcount((unsigned)(a[i] ^ b[i]));

@@ -8,9 +8,16 @@
 #error "kernels_table.c must be built without ISA flags: it runs before any check of the CPU"
 #endif
 
+#if defined(__x86_64__)
+extern const bl_kernels bl_kernels_avx2;
+#endif
+
 /* Worst first. */
 static const bl_kernels *const tables[] = {
     &bl_kernels_ref,
+#if defined(__x86_64__)
+    &bl_kernels_avx2,
+#endif
 };
 
 const bl_kernels *bl_kernels_get(uint32_t mask) {

@@ -1,0 +1,95 @@
+/* kernels_avx2.h - what the AVX2 files share: the sum16 order in two vectors, the
+ * vector exponential, and their kernels' declarations.
+ *
+ * Included only by core/kernels' *_avx2.c, which are compiled with -mavx2 -mfma -mf16c
+ * -mpopcnt -mbmi2 and -ffp-contract=off (without the last a product and a sum of
+ * intrinsics would fuse). */
+#ifndef BL_KERNELS_AVX2_H
+#define BL_KERNELS_AVX2_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* The end of the sum16 order; lo holds lanes 0..7, hi 8..15. */
+INLINE float sum16(__m256 lo, __m256 hi) {
+    __m256 v = _mm256_add_ps(lo, hi);
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_add_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+
+INLINE float fma_scalar(float a, float b, float c) {
+    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+
+/* bl_expf of eight values, step for step. */
+INLINE __m256 exp8(__m256 x) {
+    __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
+    x = _mm256_min_ps(_mm256_set1_ps(88.0f), x); /* in this order a NaN stays */
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0x1.63p-1f), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(0x1.bd0106p-13f), r);
+    __m256 p = _mm256_set1_ps(0x1.6a23dp-10f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.123a2p-7f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.5558f2p-5f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.555492p-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.fffffcp-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23));
+    return _mm256_andnot_ps(tiny, _mm256_castsi256_ps(bits));
+}
+
+INLINE __m256i load256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE __m128i load128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+INLINE void store256(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+INLINE void store128(void *p, __m128i v) { _mm_storeu_si128((__m128i *)p, v); }
+
+/* Eight halves as floats. */
+INLINE __m256 load_f16(const uint16_t *p) { return _mm256_cvtph_ps(load128(p)); }
+
+/* A TQ1_0 block's 48 bytes of five trits and 4 of four as 256 codes. */
+void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes);
+
+/* rows_avx2.c */
+void bl_rmsnorm_avx2(const float *x, const float *w, int64_t n, float eps, float *y);
+float bl_quant_row_avx2(const float *x, int64_t n, int8_t *q, int32_t *sum);
+void bl_quant_groups_avx2(const float *x, int64_t n, int64_t group, int8_t *q, float *d, int32_t *sums);
+void bl_relu2_mul_avx2(const float *gate, const float *up, int64_t n, float *out);
+void bl_silu_mul_avx2(const float *gate, const float *up, int64_t n, float *out);
+void bl_add_avx2(float *x, const float *y, int64_t n);
+void bl_rope_avx2(float *head, const float *cs, const float *sn, int64_t n_rot, int neox);
+void bl_softmax_avx2(float *p, int64_t n, int64_t n_padded);
+float bl_exp_sum_avx2(const float *l, int64_t n, float *max);
+uint64_t bl_hamming_avx2(const uint8_t *a, const uint8_t *b, int64_t n);
+float bl_dot_f32_avx2(const float *a, const float *b, int64_t n);
+
+/* attention_avx2.c */
+void bl_store_k_f16_avx2(const float *k, int64_t dim, int64_t pos, uint16_t *head_tiles);
+void bl_store_v_f16_avx2(const float *v, int64_t dim, uint16_t *out);
+void bl_scores_f16_avx2(const float *q, int64_t ldq, int n_q, const uint16_t *tiles, int64_t n_tiles,
+                        int64_t dim, float scale, float *scores, int64_t ld);
+void bl_scores_f32_avx2(const float *q, int64_t ldq, int n_q, const float *tiles, int64_t n_tiles,
+                        int64_t dim, float scale, float *scores, int64_t ld);
+void bl_mix_f16_avx2(const float *prob, int64_t ld, int n_q, const uint16_t *v, int64_t v_stride,
+                     int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+void bl_mix_f32_avx2(const float *prob, int64_t ld, int n_q, const float *v, int64_t v_stride,
+                     int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+
+/* ternary_avx2.c, group_avx2.c, float_rows_avx2.c */
+void bl_ternary_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
+                        const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,
+                        int64_t n_tok, float *y, int64_t ldy, void *scratch);
+void bl_group_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, float *y,
+                      int64_t ldy, void *scratch);
+void bl_float_rows_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const float *x,
+                        int64_t ldx, int64_t n_tok, float *y, int64_t ldy);
+
+#endif

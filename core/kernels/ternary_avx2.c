@@ -1,0 +1,368 @@
+/* ternary_avx2.c - ternary matrices times int8 vectors with AVX2.
+ *
+ * vpmaddubsw multiplies 32 codes (0..3) with 32 int8 and adds neighbours, at most 762 in
+ * magnitude, so 43 of them fit an int16 sum before it is widened.
+ *
+ * Few tokens (decode): memory is the limit, so the packed bytes are used where they lie.  A
+ * packed vector of 32 bytes holds 128 codes:
+ *
+ *     bits   7 6   5 4   3 2   1 0
+ *     I2_S   g=0   g=1   g=2   g=3     code of weight g*32 + byte
+ *     TQ2_0  g=3   g=2   g=1   g=0
+ *
+ * For one token two groups stay in place as code*4 (mask 0x0c), which saves two of three shifts;
+ * their sums are a multiple of 4 and are kept apart until they are widened.
+ *
+ * Many tokens (prefill), and TQ1_0: a panel of rows is expanded to a byte a code in `scratch`,
+ * in pieces of k whose codes stay in the first cache, and multiplied in blocks of 2 rows x 4 tokens.
+ *
+ * Called through the table of kernels_avx2.c. */
+#include "kernels/kernels_avx2.h"
+
+INLINE int32_t sum_epi32(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(s);
+}
+
+/* The sums of four vectors. */
+INLINE __m128i sum4_epi32(__m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+}
+
+/* int16 sums added in pairs to int32 ones. */
+INLINE __m256i widen(__m256i acc, __m256i sums16) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(sums16, _mm256_set1_epi16(1)));
+}
+
+/* Where the packed vector of 128 weights number b stands in a row: TQ2_0 has a scale after two. */
+INLINE int64_t vector_at(int tq2, int64_t b) { return tq2 ? b * 32 + (b >> 1) * 2 : b * 32; }
+
+/* ---- one token, packed bytes in place --------------------------------------------------- */
+
+/* Vectors first .. end-1, at most 5, of nr rows: 5 * 2 * 3048 fits int16. */
+INLINE void packed_steps(int tq2, const uint8_t *const *row, int nr, const int8_t *x, int64_t first, int64_t end,
+                         __m256i *acc) {
+    const __m256i mask1 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(12);
+    __m256i sum1[4], sum4[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+        sum1[r] = sum4[r] = _mm256_setzero_si256();
+    }
+    for (int64_t b = first; b < end; b++) {
+        /* The groups by their place in the byte: bits 0-1, 2-3, 4-5, 6-7. */
+        __m256i x0 = load256(x + b * 128 + (tq2 ? 0 : 96)), x1 = load256(x + b * 128 + (tq2 ? 32 : 64));
+        __m256i x2 = load256(x + b * 128 + (tq2 ? 64 : 32)), x3 = load256(x + b * 128 + (tq2 ? 96 : 0));
+#pragma GCC unroll 4
+        for (int r = 0; r < nr; r++) {
+            const uint8_t *at = row[r] + vector_at(tq2, b);
+            _mm_prefetch((const char *)at + 1024, _MM_HINT_T0);
+            __m256i low = load256(at);
+            __m256i high = _mm256_srli_epi16(low, 4);
+            __m256i m0 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), x0);
+            __m256i m1 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), x1);
+            __m256i m2 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), x2);
+            __m256i m3 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), x3);
+            sum1[r] = _mm256_add_epi16(sum1[r], _mm256_add_epi16(m0, m2));
+            sum4[r] = _mm256_add_epi16(sum4[r], _mm256_add_epi16(m1, m3));
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+        acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(sum1[r], _mm256_set1_epi16(4)));
+        acc[r] = widen(acc[r], sum4[r]);
+    }
+}
+
+INLINE void packed_rows(int tq2, const uint8_t *w, int64_t row_bytes, int nr, int64_t k, const int8_t *x,
+                        int32_t xsum, float factor, float *y) {
+    const uint8_t *row[4];
+    __m256i acc[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+        row[r] = w + r * row_bytes;
+        acc[r] = _mm256_setzero_si256();
+    }
+    int64_t n = k / 128, b = 0;
+    for (; b + 5 <= n; b += 5) {
+        packed_steps(tq2, row, nr, x, b, b + 5, acc);
+    }
+    packed_steps(tq2, row, nr, x, b, n, acc);
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+        y[r] = (float)((sum_epi32(acc[r]) >> 2) - xsum) * factor;
+    }
+}
+
+/* ---- a few tokens, packed bytes in place ---------------------------------------------------- */
+
+/* nr rows x nt tokens; y stands at the first row and token. */
+INLINE void packed_block(int tq2, const uint8_t *w, int64_t row_bytes, int nr, int64_t k, const int8_t *x,
+                         int64_t ldx, int nt, const int32_t *xsum, const float *factor, float *y, int64_t ldy) {
+    const __m256i mask = _mm256_set1_epi8(3);
+    __m256i acc[2][4], sum[2][4];
+    int64_t n = k / 128;
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < nt; t++) {
+            acc[r][t] = _mm256_setzero_si256();
+        }
+    }
+    for (int64_t b = 0; b < n;) {
+        int64_t end = BL_MIN(b + 10, n); /* 10 * 4 products fit int16 */
+#pragma GCC unroll 4
+        for (int r = 0; r < nr; r++) {
+#pragma GCC unroll 4
+            for (int t = 0; t < nt; t++) {
+                sum[r][t] = _mm256_setzero_si256();
+            }
+        }
+        for (; b < end; b++) {
+            __m256i packed[2];
+#pragma GCC unroll 4
+            for (int r = 0; r < nr; r++) {
+                packed[r] = load256(w + r * row_bytes + vector_at(tq2, b));
+            }
+#pragma GCC unroll 4
+            for (int g = 0; g < 4; g++) {
+                __m256i code[2];
+#pragma GCC unroll 4
+                for (int r = 0; r < nr; r++) {
+                    code[r] = _mm256_and_si256(_mm256_srli_epi16(packed[r], 2 * g), mask);
+                }
+#pragma GCC unroll 4
+                for (int t = 0; t < nt; t++) {
+                    __m256i v = load256(x + t * ldx + b * 128 + (tq2 ? g : 3 - g) * 32);
+#pragma GCC unroll 4
+                    for (int r = 0; r < nr; r++) {
+                        sum[r][t] = _mm256_add_epi16(sum[r][t], _mm256_maddubs_epi16(code[r], v));
+                    }
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < nr; r++) {
+#pragma GCC unroll 4
+            for (int t = 0; t < nt; t++) {
+                acc[r][t] = widen(acc[r][t], sum[r][t]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < nt; t++) {
+            y[t * ldy + r] = (float)(sum_epi32(acc[r][t]) - xsum[t]) * factor[t];
+        }
+    }
+}
+
+INLINE void packed_pair(int tq2, const uint8_t *w, int64_t row_bytes, int nr, int64_t k, const int8_t *xq,
+                        int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
+                        int64_t ldy) {
+    int64_t t = 0;
+    for (; t + 4 <= n_tok; t += 4) {
+        packed_block(tq2, w, row_bytes, nr, k, xq + t * ldx, ldx, 4, xsum + t, factor + t, y + t * ldy, ldy);
+    }
+    for (; t + 2 <= n_tok; t += 2) {
+        packed_block(tq2, w, row_bytes, nr, k, xq + t * ldx, ldx, 2, xsum + t, factor + t, y + t * ldy, ldy);
+    }
+    for (; t < n_tok; t++) {
+        packed_block(tq2, w, row_bytes, nr, k, xq + t * ldx, ldx, 1, xsum + t, factor + t, y + t * ldy, ldy);
+    }
+}
+
+INLINE void packed(int tq2, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
+                   const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok,
+                   float *y, int64_t ldy) {
+    int64_t r = r0;
+    if (n_tok == 1) {
+        for (; r + 4 <= r1; r += 4) {
+            packed_rows(tq2, w + r * row_bytes, row_bytes, 4, k, xq, xsum[0], factor[0], y + r);
+        }
+        for (; r < r1; r++) {
+            packed_rows(tq2, w + r * row_bytes, row_bytes, 1, k, xq, xsum[0], factor[0], y + r);
+        }
+        return;
+    }
+    for (; r + 2 <= r1; r += 2) {
+        packed_pair(tq2, w + r * row_bytes, row_bytes, 2, k, xq, ldx, xsum, factor, n_tok, y + r, ldy);
+    }
+    for (; r < r1; r++) {
+        packed_pair(tq2, w + r * row_bytes, row_bytes, 1, k, xq, ldx, xsum, factor, n_tok, y + r, ldy);
+    }
+}
+
+/* ---- expansion of rows to a byte a code ------------------------------------------------------ */
+
+INLINE void expand_32_bytes(int tq2, const uint8_t *at, uint8_t *codes) {
+    const __m256i mask = _mm256_set1_epi8(3);
+    __m256i v = load256(at);
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        store256(codes + (tq2 ? g : 3 - g) * 32, _mm256_and_si256(_mm256_srli_epi16(v, 2 * g), mask));
+    }
+}
+
+/* Trit of each byte's leading digit, from bytes kept xor 0x80: that form survives times 3 (128*3
+ * is 128 mod 256), and turns (q*3)>>8, that is (q > 85) + (q > 170), into signed compares. */
+INLINE __m256i leading_trit(__m256i q) {
+    __m256i one = _mm256_cmpgt_epi8(q, _mm256_set1_epi8(85 - 128));
+    __m256i two = _mm256_cmpgt_epi8(q, _mm256_set1_epi8(170 - 128));
+    return _mm256_abs_epi8(_mm256_add_epi8(one, two));
+}
+
+INLINE __m256i times3(__m256i q) { return _mm256_add_epi8(q, _mm256_add_epi8(q, q)); }
+INLINE __m128i times3_128(__m128i q) { return _mm_add_epi8(q, _mm_add_epi8(q, q)); }
+
+void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes) {
+    __m256i q = _mm256_xor_si256(load256(block), _mm256_set1_epi8(-128));
+#pragma GCC unroll 5
+    for (int n = 0; n < 5; n++) {
+        store256(codes + n * 32, leading_trit(q));
+        q = times3(q);
+    }
+    /* 16 bytes of five trits: two digits fill a vector; the last shares one with the 4 bytes of four. */
+    __m128i a = _mm_xor_si128(load128(block + 32), _mm_set1_epi8(-128));
+    __m128i b = times3_128(a);
+    q = _mm256_set_m128i(b, a);
+    store256(codes + 160, leading_trit(q));
+    q = times3(times3(q));
+    store256(codes + 192, leading_trit(q));
+    q = times3(times3(q));
+    int32_t last;
+    memcpy(&last, block + 48, sizeof last);
+    __m128i h0 = _mm_xor_si128(_mm_set1_epi32(last), _mm_set1_epi8(-128));
+    __m128i h1 = times3_128(h0), h2 = times3_128(h1), h3 = times3_128(h2);
+    __m128i h = _mm_blend_epi16(_mm_blend_epi16(h0, h1, 0x0c), _mm_blend_epi16(h2, h3, 0xc0), 0xf0);
+    store256(codes + 224, leading_trit(_mm256_inserti128_si256(q, h, 1)));
+}
+
+/* Codes of weights first .. first+n-1 of a row; both are multiples of the type's block. */
+INLINE void expand(int32_t type, const uint8_t *row, int64_t first, int64_t n, uint8_t *codes) {
+    if (type == BL_TYPE_TQ1_0) {
+        for (int64_t i = 0; i < n; i += 256) {
+            bl_tq1_0_codes_avx2(row + (first + i) / 256 * 54, codes + i);
+        }
+        return;
+    }
+    int tq2 = type == BL_TYPE_TQ2_0;
+    for (int64_t i = 0; i < n; i += 128) {
+        expand_32_bytes(tq2, row + vector_at(tq2, (first + i) / 128), codes + i);
+    }
+}
+
+/* ---- many tokens: panels ----------------------------------------------------------------------- */
+
+#define PANEL_ROWS 16
+#define PIECE_K 1280      /* <= 43*32, a multiple of 256: one int16 sum; 16 rows are 20 KiB (bl_ternary_scratch) */
+#define PANEL_TOKENS 256  /* int32 sums of 16 x 256 live on the stack: 16 KiB */
+
+/* Adds the products of nr rows of codes and nt tokens over n <= PIECE_K to sums[r][t]. */
+INLINE void panel_block(const uint8_t *codes, int nr, const int8_t *x, int64_t ldx, int nt, int64_t n,
+                        int32_t (*sums)[PANEL_TOKENS]) {
+    __m256i acc[2][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            acc[r][t] = _mm256_setzero_si256();
+        }
+    }
+    for (int64_t i = 0; i < n; i += 32) {
+        __m256i c[2];
+#pragma GCC unroll 4
+        for (int r = 0; r < nr; r++) {
+            c[r] = load256(codes + r * PIECE_K + i);
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < nt; t++) {
+            __m256i v = load256(x + t * ldx + i);
+#pragma GCC unroll 4
+            for (int r = 0; r < nr; r++) {
+                acc[r][t] = _mm256_add_epi16(acc[r][t], _mm256_maddubs_epi16(c[r], v));
+            }
+        }
+    }
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 4
+    for (int r = 0; r < nr; r++) {
+        if (nt == 4) {
+            __m128i s = sum4_epi32(_mm256_madd_epi16(acc[r][0], ones), _mm256_madd_epi16(acc[r][1], ones),
+                                   _mm256_madd_epi16(acc[r][2], ones), _mm256_madd_epi16(acc[r][3], ones));
+            store128(sums[r], _mm_add_epi32(load128(sums[r]), s));
+        } else {
+#pragma GCC unroll 4
+            for (int t = 0; t < nt; t++) {
+                sums[r][t] += sum_epi32(_mm256_madd_epi16(acc[r][t], ones));
+            }
+        }
+    }
+}
+
+/* A piece of k: n_rows rows of codes against n_tok tokens, tokens outermost so that four of them stay
+ * in the first cache together with all the codes. */
+static void panel_piece(const uint8_t *codes, int64_t n_rows, const int8_t *x, int64_t ldx, int64_t n_tok,
+                        int64_t n, int32_t (*sums)[PANEL_TOKENS]) {
+    int64_t t = 0;
+    for (; t + 4 <= n_tok; t += 4) {
+        for (int64_t r = 0; r < n_rows; r += 2) {
+            panel_block(codes + r * PIECE_K, 2, x + t * ldx, ldx, 4, n,
+                        (int32_t(*)[PANEL_TOKENS])&sums[r][t]);
+        }
+    }
+    for (; t < n_tok; t++) {
+        for (int64_t r = 0; r < n_rows; r += 2) {
+            panel_block(codes + r * PIECE_K, 2, x + t * ldx, ldx, 1, n,
+                        (int32_t(*)[PANEL_TOKENS])&sums[r][t]);
+        }
+    }
+}
+
+static void panels(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
+                   const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok,
+                   float *y, int64_t ldy, uint8_t *codes) {
+    int32_t sums[PANEL_ROWS][PANEL_TOKENS];
+    for (int64_t r = r0; r < r1; r += PANEL_ROWS) {
+        int64_t n_rows = BL_MIN(r1 - r, PANEL_ROWS);
+        for (int64_t t = 0; t < n_tok; t += PANEL_TOKENS) {
+            int64_t nt = BL_MIN(n_tok - t, PANEL_TOKENS);
+            for (int64_t j = 0; j < PANEL_ROWS; j++) {
+                memset(sums[j], 0, (size_t)nt * sizeof sums[j][0]);
+            }
+            for (int64_t i = 0; i < k; i += PIECE_K) {
+                int64_t n = BL_MIN(k - i, PIECE_K);
+                for (int64_t j = 0; j < n_rows; j++) {
+                    expand(type, w + (r + j) * row_bytes, i, n, codes + j * PIECE_K);
+                }
+                if (n_rows % 2 != 0) { /* blocks take two rows: the odd one out meets zeros */
+                    memset(codes + n_rows * PIECE_K, 0, (size_t)n);
+                }
+                panel_piece(codes, n_rows, xq + t * ldx + i, ldx, nt, n, sums);
+            }
+            for (int64_t u = 0; u < nt; u++) {
+                for (int64_t j = 0; j < n_rows; j++) {
+                    y[(t + u) * ldy + r + j] = (float)(sums[j][u] - xsum[t + u]) * factor[t + u];
+                }
+            }
+        }
+    }
+}
+
+void bl_ternary_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
+                        const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,
+                        int64_t n_tok, float *y, int64_t ldy, void *scratch) {
+    if (type == BL_TYPE_TQ1_0) {
+        panels(type, w, k / 256 * 54, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+    } else if (n_tok >= 8) {
+        int64_t row_bytes = type == BL_TYPE_TQ2_0 ? k / 256 * 66 : k / 4;
+        panels(type, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+    } else if (type == BL_TYPE_TQ2_0) {
+        packed(1, w, k / 256 * 66, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
+    } else {
+        packed(0, w, k / 4, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
+    }
+}
