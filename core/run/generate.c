@@ -31,7 +31,8 @@ static bitlm_status chat_tokens(bitlm_session *s, bitlm_text messages, size_t li
     bitlm_status status = bl_chat_render(m->chat, messages.data, messages.length, &s->alloc, &text, &length,
                                          &segments, &n_segments, error);
     if (!status)
-        status = bl_tokenize_marked(m->tokenizer, text, length, segments, n_segments, BITLM_TOKENS_FRAME, limit,
+        status = bl_tokenize_marked(m->tokenizer, text, length, segments, n_segments,
+                                    BITLM_TOKENS_FRAME | BITLM_TOKENS_SPECIAL, limit,
                                     &s->poll, ids, error);
     bl_free(&s->alloc, text);
     bl_free(&s->alloc, segments);
