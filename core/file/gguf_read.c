@@ -590,7 +590,7 @@ static bitlm_status place_tensor(reader *r, bl_tensor *t, const uint64_t *offset
                         shown, (ull)t->bytes, (ull)*offset, (ull)data_size);
     if (t->bytes > f->room)
         return bl_error(r->error, BITLM_FORMAT,
-                        "tensor '%s' needs %llu bytes, but the next tensor starts %llu bytes behind its start",
+                        "tensor '%s' needs %llu bytes, but the next tensor starts %llu bytes after it",
                         shown, (ull)t->bytes, (ull)f->room);
     t->data = r->data + data_start + *offset;
     return BITLM_OK;
@@ -657,8 +657,8 @@ static bitlm_status read_header(reader *r) {
         return status;
     if (version != 0 && (version & 0xffff) == 0)
         return bl_error(r->error, BITLM_UNSUPPORTED,
-                        "the GGUF file is big-endian (version 0x%08" PRIx32 "); bitlm reads little-endian files",
-                        version);
+                        "the GGUF file is big-endian (version 0x%08" PRIx32
+                        "); bitlm reads little-endian files", version);
     if (version < 2 || version > 3)
         return bl_error(r->error, BITLM_UNSUPPORTED, "GGUF version %" PRIu32 ", but bitlm reads 2 and 3",
                         version);
@@ -686,7 +686,8 @@ static bitlm_status read_header(reader *r) {
 static bitlm_status read_keys(reader *r) {
     bl_gguf *g = r->gguf;
     char shown[64];
-    bitlm_status status = take_array(r, g->n_keys, sizeof *g->entries, "the keys of a GGUF file", &g->entries);
+    bitlm_status status =
+        take_array(r, g->n_keys, sizeof *g->entries, "the keys of a GGUF file", &g->entries);
     if (status == BITLM_OK)
         status = take_array(r, g->n_keys, sizeof *g->keys_sorted, "the index of keys", &g->keys_sorted);
     if (status != BITLM_OK)

@@ -94,8 +94,8 @@ static bitlm_status new_name(bl_gguf_writer *w, const char *kind, const char *na
     size_t length = strlen(name);
     uint64_t hash = 0xcbf29ce484222325u ^ (unsigned char)kind[0]; /* FNV-1a */
     if (length == 0 || length > limit || !bl_utf8_valid(name, length))
-        return bl_error(&w->error, BITLM_ARG, "the %s name '%s' must have 1 to %zu bytes of valid UTF-8", kind,
-                        bl_show(shown, sizeof shown, name, length), limit);
+        return bl_error(&w->error, BITLM_ARG, "the %s name '%s' must have 1 to %zu bytes of valid UTF-8",
+                        kind, bl_show(shown, sizeof shown, name, length), limit);
     for (size_t i = 0; i < length; i++)
         hash = (hash ^ (unsigned char)name[i]) * 0x100000001b3u;
     for (size_t i = 0; i < w->names.used; i += 8)
@@ -337,12 +337,13 @@ bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t t
         return bl_error(&w->error, BITLM_ARG, "tensor '%s' has type %d and %d dimensions, which GGUF has not",
                         shown, (int)type, n_dims);
     for (int i = 0; i < n_dims; i++)
-        ok &= dims[i] > 0 && dims[i] <= INT64_MAX && (i == 0 || !__builtin_mul_overflow(rows, dims[i], &rows));
+        ok &= dims[i] > 0 && dims[i] <= INT64_MAX &&
+              (i == 0 || !__builtin_mul_overflow(rows, dims[i], &rows));
     size = ok ? bl_tensor_bytes(t, dims[0], rows, &ok) : 0;
     if (!ok || __builtin_add_overflow(size, (uint64_t)(-size & (BL_GGUF_ALIGNMENT - 1)), &padded) ||
         __builtin_add_overflow(w->data_bytes, padded, &padded) || padded > INT64_MAX)
-        return bl_error(&w->error, BITLM_ARG, "tensor '%s' of %llu rows of %llu weights does not fit %s", shown,
-                        (ull)rows, (ull)dims[0], t->name);
+        return bl_error(&w->error, BITLM_ARG, "tensor '%s' of %llu rows of %llu weights does not fit %s",
+                        shown, (ull)rows, (ull)dims[0], t->name);
 
     status = append(w, &w->sizes, &size, sizeof size);
     if (status == BITLM_OK)
