@@ -1,12 +1,90 @@
 /* cli_synth.c - `bitlm synth`: writes a random-weight model of a known shape and tensor
  * type, for tests and measurements.  The work is synth.c's.  Called by cli.c. */
 #define _GNU_SOURCE
-#include "cli/cli.h"
+#include "cli/synth.h"
 
 #include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+static const char usage[] =
+    "usage: bitlm synth [options] FILE\n"
+    "  --shape SHAPE          tiny, 100m, 700m, bitnet-2b4t or 7b (default: tiny)\n"
+    "  --type TYPE            of the layers: i2_s, tq1_0, tq2_0, q1_0, q8_0, f16, bf16, f32\n"
+    "                         (default: i2_s)\n"
+    "  --embedding-type TYPE  of the embedding, which is also the head (default: f16)\n"
+    "  --seed N               equal seeds give equal files (default: 0)\n"
+    "The weights are random: the text that comes out says nothing.\n";
+
+static int find_type(const char *flag, const char *name, int32_t *type)
+{
+    const bl_tensor_type *found = bl_tensor_type_named(name, strlen(name));
+    char shown[60];
+    if (!found)
+        return bl_cli_usage("--%s is %s, which is no tensor type; i2_s, tq1_0, tq2_0, q1_0, q8_0, f16, "
+                            "bf16 and f32 are written", flag,
+                            bl_show(shown, sizeof shown, name, strlen(name)));
+    *type = found->id;
+    return BL_CLI_OK;
+}
+
+static void show_progress(void *context, double fraction)
+{
+    int *last = context, percent = (int)(fraction * 100);
+    if (percent == *last)
+        return;
+    *last = percent;
+    fprintf(stderr, "\r%3d %%", percent);
+    fflush(stderr);
+}
 
 int bl_cli_synth(int argc, char **argv, int first)
 {
-    (void)argc, (void)argv, (void)first;
-    return bl_cli_fail("synth is not built in");
+    int status, percent = -1;
+    const char *shape = "tiny", *type_name = "i2_s", *embedding_name = "f16";
+    int32_t type, embedding;
+    bl_cli_line line;
+    const bl_cli_flag flags[] = {{"shape", &shape, NULL},
+                                 {"type", &type_name, NULL},
+                                 {"embedding_type", &embedding_name, NULL},
+                                 {NULL, NULL, NULL}};
+
+    status = bl_cli_parse(argc, argv, first, flags, &line);
+    if (status != BL_CLI_OK)
+        return status;
+    if (line.help) {
+        fputs(usage, stdout);
+        goto fail;
+    }
+    if (line.n_arguments != 1) {
+        status = bl_cli_usage("synth writes one file, but got %d names", line.n_arguments);
+        goto fail;
+    }
+    status = find_type("type", type_name, &type);
+    if (status == BL_CLI_OK)
+        status = find_type("embedding-type", embedding_name, &embedding);
+    if (status != BL_CLI_OK)
+        goto fail;
+
+    bitlm_error error;
+    bitlm_host host;
+    bl_poll poll;
+    bl_alloc alloc = bl_alloc_from_host(NULL);
+    int tty = isatty(STDERR_FILENO);
+    bl_cli_error_init(&error);
+    bl_cli_host(&host);
+    bl_poll_init(&poll, &host, NULL, line.options.timeout_ms);
+    bitlm_status s = bl_synth(shape, type, embedding, line.options.seed, line.arguments[0], &alloc, &poll,
+                              tty ? show_progress : NULL, &percent, &error);
+    if (tty && percent >= 0)
+        fputs("\r     \r", stderr);
+    if (s == BITLM_ARG)
+        status = bl_cli_usage("%s", error.text);
+    else if (s != BITLM_OK)
+        status = bl_cli_error(s, &error);
+
+fail:
+    bl_cli_line_free(&line);
+    return status;
 }

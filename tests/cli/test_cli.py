@@ -308,13 +308,15 @@ def test_info_shows_a_file_that_it_cannot_run(tmp_path):
 
 
 def test_info_verify_finds_a_weight_that_is_not_finite(tmp_path):
-    data = bytearray((ROOT / "core" / "builtin" / "bitlm-story.gguf").read_bytes())
     path = tmp_path / "nan.gguf"
-    at = len(data) - 64
-    data[at:at + 32] = struct.pack("<f", float("nan")) * 8
+    ok("synth", "--shape", "tiny", "--type", "f32", "--embedding-type", "f32", str(path))
+    assert b"all finite" in ok("info", "--verify", str(path))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 32 * 32
+    data[middle:middle + 4] = struct.pack("<f", float("nan"))
     path.write_bytes(data)
     status, out, err = run("info", "--verify", str(path))
-    assert status == 1 and "finite" in err
+    assert status == 1 and "not finite" in err and "row" in err
 
 
 # ---- synth ----------------------------------------------------------------------------------
@@ -327,6 +329,14 @@ def test_synth_round_trip(tmp_path, kind):
     assert kind.upper() in text and "all finite" in text
     first = ok("generate", "--model", str(path), "--max-tokens", "8", "hello there")
     assert ok("generate", "--model", str(path), "--max-tokens", "8", "--threads", "2", "hello there") == first
+
+
+def test_synth_is_the_same_for_a_seed(tmp_path):
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for path, seed in zip(files, ("3", "3", "4")):
+        ok("synth", "--seed", seed, str(path))
+    a, b, c = (path.read_bytes() for path in files)
+    assert a == b and a != c
 
 
 def test_synth_refusals(tmp_path):

@@ -32,17 +32,16 @@ script() {
     say "\\n--- 2. Continue a text, a row per token as it is made -------------------"
     silently '.separator "" ""'
     type_ "SELECT piece FROM bitlm_stream('Once upon a time there was a little girl',
-                                '{\"max_tokens\":80}');"
+                                '{\"max_tokens\":66, \"seed\":12}');"
     silently '.separator "  " "\n"'
     say "\\n\\n    ... or as one value:"
-    type_ "SELECT bitlm_generate('The fox said to the crow,', '{\"max_tokens\":30,\"seed\":4}');"
+    type_ "SELECT bitlm_generate('The fox said to the crow,', '{\"max_tokens\":30, \"seed\":4}');"
 
     say "\\n--- 3. Embed a text: 384 bits that stand for its meaning ----------------"
-    type_ "SELECT hex(bitlm_embed('how do I repair a bicycle tyre?'));"
-    type_ "SELECT bitlm_hamming(bitlm_embed('how do I repair a bicycle tyre?'),
-                     bitlm_embed('mending a flat on my bike')) AS near,
-       bitlm_hamming(bitlm_embed('how do I repair a bicycle tyre?'),
-                     bitlm_embed('the king of Sweden')) AS far;"
+    type_ "SELECT hex(bitlm_embed('How do I get my money back?'));"
+    say "    bits in which two texts differ: one of like meaning, one of another"
+    type_ "SELECT bitlm_hamming(bitlm_embed('How do I get my money back?'), bitlm_embed('I want a refund.'));"
+    type_ "SELECT bitlm_hamming(bitlm_embed('How do I get my money back?'), bitlm_embed('The king of Sweden.'));"
 
     say "\\n--- 4. Search a table by meaning ----------------------------------------"
     type_ "CREATE TABLE notes(id INTEGER PRIMARY KEY, source TEXT, body TEXT);"
@@ -53,11 +52,11 @@ script() {
     type_ "UPDATE notes SET code = bitlm_embed(body);"
     silently ".timer off"
     silently ".headers on"
-    silently ".mode column --wrap 66"
+    silently ".mode column --wordwrap on --wrap 70"
     type_ "SELECT id, bitlm_hamming(code, bitlm_embed('tornado alarm on my phone')) AS bits, body
   FROM notes ORDER BY bits LIMIT 3;"
     say ""
-    type_ "SELECT id, bitlm_hamming(code, bitlm_embed('time off work for a new baby')) AS bits, body
+    type_ "SELECT id, bitlm_hamming(code, bitlm_embed('the big statue in Rio de Janeiro')) AS bits, body
   FROM notes ORDER BY bits LIMIT 3;"
     say ""
     type_ "SELECT id, bitlm_hamming(code, bitlm_embed('looking back to the beginning of the universe'))
