@@ -198,10 +198,11 @@ BITLM_API bitlm_status bitlm_model_id(bitlm_model *model, const bitlm_host *host
 
 /* ids: room for `capacity` tokens; *n_ids gets the number there are, which may
  * exceed capacity (then LIMIT, and nothing but *n_ids is written).  Invalid
- * UTF-8 is read as U+FFFD, one for each maximal bad part. */
+ * UTF-8 is read as U+FFFD, one for each maximal bad part.  host (may be NULL)
+ * lends poll and memory for the call. */
 BITLM_API bitlm_status bitlm_tokenize(const bitlm_model *model, const char *text, size_t length,
-                                      uint32_t flags, int32_t *ids, size_t capacity, size_t *n_ids,
-                                      bitlm_error *error);
+                                      uint32_t flags, const bitlm_host *host, int32_t *ids,
+                                      size_t capacity, size_t *n_ids, bitlm_error *error);
 /* The text of tokens, always valid UTF-8.  With capacity too small LIMIT and
  * the needed bytes in *length.  flags: BITLM_TOKENS_SPECIAL renders control
  * tokens, which are left out otherwise.  ARG: an id outside the vocabulary. */
@@ -218,10 +219,11 @@ typedef struct bitlm_chunk {
 /* Cuts a text into chunks of at most `size` tokens (1 .. 2^20) that share about
  * `overlap` tokens (0 .. size-1) with the chunk before, at sentence or word
  * ends where there are any.  Every character is in some chunk; an empty text
- * has one empty chunk.  *n_chunks and capacity work as in bitlm_tokenize. */
+ * has one empty chunk.  host, *n_chunks and capacity work as in bitlm_tokenize. */
 BITLM_API bitlm_status bitlm_chunks(const bitlm_model *model, const char *text, size_t length,
-                                    size_t size, size_t overlap, bitlm_chunk *chunks,
-                                    size_t capacity, size_t *n_chunks, bitlm_error *error);
+                                    size_t size, size_t overlap, const bitlm_host *host,
+                                    bitlm_chunk *chunks, size_t capacity, size_t *n_chunks,
+                                    bitlm_error *error);
 
 /* ---- sessions -------------------------------------------------------------- */
 

@@ -153,8 +153,10 @@ static bitlm_status cut(bls_call *call, chunk_cursor *cursor, size_t size, size_
     size_t capacity = text->length / (4 * (size - overlap)) + 16;
     bitlm_model *model = NULL;
     bitlm_status status = bls_model(call, "embed", &model);
+    bitlm_host host;
     size_t n = 0;
 
+    bls_host(call->state, &host);
     while (status == BITLM_OK) {
         sqlite3_free(cursor->chunks);
         cursor->chunks = sqlite3_malloc64((sqlite3_uint64)capacity * sizeof *cursor->chunks);
@@ -163,8 +165,8 @@ static bitlm_status cut(bls_call *call, chunk_cursor *cursor, size_t size, size_
             break;
         }
         n = 0;
-        status = bitlm_chunks(model, text->data, text->length, size, overlap, cursor->chunks,
-                              capacity, &n, &call->error);
+        status = bitlm_chunks(model, text->data, text->length, size, overlap, &host,
+                              cursor->chunks, capacity, &n, &call->error);
         if (status == BITLM_OK)
             break;
         if (status == BITLM_LIMIT && n > capacity) {

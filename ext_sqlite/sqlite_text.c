@@ -278,14 +278,16 @@ static bitlm_status tokenize(bls_call *call, const bitlm_model *model, const bit
 {
     size_t capacity = text->length + 16; /* ids rarely outnumber bytes */
     bitlm_status status;
+    bitlm_host host;
 
+    bls_host(call->state, &host);
     for (;;) {
         sqlite3_free(*ids);
         *ids = sqlite3_malloc64((sqlite3_uint64)capacity * sizeof **ids);
         if (!*ids)
             return bls_error(call, BITLM_NOMEM, "out of memory");
         *n_ids = 0;
-        status = bitlm_tokenize(model, text->data, text->length, 0, *ids, capacity, n_ids,
+        status = bitlm_tokenize(model, text->data, text->length, 0, &host, *ids, capacity, n_ids,
                                 &call->error);
         if (status != BITLM_LIMIT || *n_ids <= capacity)
             return status;
@@ -341,7 +343,9 @@ static void tokens(sqlite3_context *context, int argc, sqlite3_value **argv, con
     if ((status = bls_text(&call, argv[0], "the text", &text)))
         goto end;
     if (count_only) {
-        status = bitlm_tokenize(model, text.data, text.length, 0, NULL, 0, &n_ids, &call.error);
+        bitlm_host host;
+        bls_host(state, &host);
+        status = bitlm_tokenize(model, text.data, text.length, 0, &host, NULL, 0, &n_ids, &call.error);
         if (status == BITLM_LIMIT && n_ids > 0) /* no room was given: that is the question */
             status = BITLM_OK;
         if (status == BITLM_OK)

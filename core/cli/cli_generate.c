@@ -68,7 +68,7 @@ static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int6
     bitlm_error error;
     bl_cli_error_init(&error);
     /* A capacity of 0 only counts. */
-    bitlm_tokenize(model, prompt->data, prompt->length, BITLM_TOKENS_FRAME, NULL, 0, &n_prompt,
+    bitlm_tokenize(model, prompt->data, prompt->length, BITLM_TOKENS_FRAME, NULL, NULL, 0, &n_prompt,
                    &error);
     double prefill = (double)(t_first - t_open) / 1e9, decode = (double)(t_end - t_first) / 1e9;
     fprintf(stderr, "prefill: %zu tokens in %.3f s", n_prompt, prefill);

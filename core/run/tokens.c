@@ -15,13 +15,17 @@ static bitlm_status give_ids(const bl_ids *ids, int32_t *out, size_t capacity, s
 }
 
 bitlm_status bitlm_tokenize(const bitlm_model *model, const char *text, size_t length, uint32_t flags,
-                            int32_t *ids, size_t capacity, size_t *n_ids, bitlm_error *error) {
+                            const bitlm_host *host, int32_t *ids, size_t capacity, size_t *n_ids, bitlm_error *error) {
     bl_error_clear(error);
     if (!model || !n_ids)
         return bl_error(error, BITLM_ARG, "bitlm_tokenize needs a model and a place for the number of tokens");
-    bl_alloc alloc = bl_alloc_from_host(NULL);
+    bl_alloc alloc = bl_alloc_from_host(host);
     bl_ids list = {.alloc = &alloc};
-    bitlm_status status = bl_tokenize(model->tokenizer, text, length, flags, 0, NULL, &list, error);
+    bl_poll poll;
+    bl_poll_init(&poll, host, NULL, 0); /* integers only: the host's float environment stays */
+    bitlm_status status = bl_tokenize(model->tokenizer, text, length, flags, 0, &poll, &list, error);
+    if (status == BITLM_CANCELED)
+        bl_poll_error(&poll, error);
     if (!status)
         status = give_ids(&list, ids, capacity, n_ids, error);
     bl_ids_free(&list);
@@ -62,8 +66,8 @@ bitlm_status bitlm_detokenize(const bitlm_model *model, const int32_t *ids, size
 }
 
 bitlm_status bitlm_chunks(const bitlm_model *model, const char *text, size_t length, size_t size,
-                          size_t overlap, bitlm_chunk *chunks, size_t capacity, size_t *n_chunks,
-                          bitlm_error *error) {
+                          size_t overlap, const bitlm_host *host, bitlm_chunk *chunks, size_t capacity,
+                          size_t *n_chunks, bitlm_error *error) {
     bl_error_clear(error);
     if (!model || !n_chunks)
         return bl_error(error, BITLM_ARG, "bitlm_chunks needs a model and a place for the number of chunks");
@@ -73,11 +77,15 @@ bitlm_status bitlm_chunks(const bitlm_model *model, const char *text, size_t len
     if (overlap >= size)
         return bl_error(error, BITLM_ARG, "an overlap of %zu tokens was asked for, but it must be less than the "
                         "chunk's %zu", overlap, size);
-    bl_alloc alloc = bl_alloc_from_host(NULL);
+    bl_alloc alloc = bl_alloc_from_host(host);
     bitlm_chunk *list = NULL;
+    bl_poll poll;
     size_t n = 0;
-    bitlm_status status = bl_chunk_text(model->tokenizer, text, length, size, overlap, &alloc, NULL, &list, &n,
+    bl_poll_init(&poll, host, NULL, 0);
+    bitlm_status status = bl_chunk_text(model->tokenizer, text, length, size, overlap, &alloc, &poll, &list, &n,
                                         error);
+    if (status == BITLM_CANCELED)
+        bl_poll_error(&poll, error);
     if (!status) {
         *n_chunks = n;
         if (n > capacity)

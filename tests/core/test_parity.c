@@ -94,7 +94,7 @@ START_TEST(story_greedy) {
             size_t n_want = ids_of(json_object_get(g, "greedy"), want);
             const char *text = json_string_value(json_object_get(g, "prompt"));
             double margin = json_number_value(json_object_get(g, "min_margin"));
-            ck_assert_int_eq(bitlm_tokenize(m, text, strlen(text), BITLM_TOKENS_FRAME, got, MAX_IDS, &n_got, NULL), 0);
+            ck_assert_int_eq(bitlm_tokenize(m, text, strlen(text), BITLM_TOKENS_FRAME, NULL, got, MAX_IDS, &n_got, NULL), 0);
             ck_assert_uint_eq(n_got, n_prompt);
             ck_assert_mem_eq(got, prompt, n_prompt * sizeof *got);
             char *answer = generate(s, text, options, got, MAX_IDS, &n_got, NULL);
@@ -141,7 +141,7 @@ START_TEST(embed_vectors_and_codes) {
         int32_t want[MAX_IDS], got[MAX_IDS];
         size_t n_want = ids_of(json_object_get(t, "ids"), want), n_got;
         rows[index] = (bitlm_text){json_string_value(text), json_string_length(text)};
-        ck_assert_int_eq(bitlm_tokenize(m, rows[index].data, rows[index].length, BITLM_TOKENS_FRAME, got, MAX_IDS,
+        ck_assert_int_eq(bitlm_tokenize(m, rows[index].data, rows[index].length, BITLM_TOKENS_FRAME, NULL, got, MAX_IDS,
                                         &n_got, NULL), 0);
         ck_assert_uint_eq(n_got, n_want);
         ck_assert_mem_eq(got, want, n_got * sizeof *got);
