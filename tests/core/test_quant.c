@@ -1,0 +1,459 @@
+/* test_quant.c - tensor types: the table, half floats, every decoder and encoder.
+ *
+ * Golden blocks (tests/data/blocks) come from PyPI's gguf and from NumPy
+ * (tests/oracle/make_golden_blocks.py): values must be equal bit by bit, encoded bytes byte by byte.
+ * Random and extreme data check what goldens cannot: round trips, error bounds, refusals. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "quant/quant.h"
+#include "test_support.h"
+
+#define SEED 20261123
+
+/* Check notes each passing assertion in a file: too slow for the inner loops of exhaustive tests. */
+#define EXPECT(condition) \
+    do { \
+        if (!(condition)) \
+            ck_abort_msg("%s", #condition); \
+    } while (0)
+
+static const int32_t all_types[] = {
+    BL_TYPE_F32,   BL_TYPE_F16,   BL_TYPE_BF16, BL_TYPE_Q4_0, BL_TYPE_Q4_1, BL_TYPE_Q8_0,
+    BL_TYPE_Q4_K,  BL_TYPE_Q6_K,  BL_TYPE_TQ1_0, BL_TYPE_TQ2_0, BL_TYPE_I2_S, BL_TYPE_Q1_0,
+    BL_TYPE_Q2_0,  BL_TYPE_PQ2_0, BL_TYPE_PTQ1_0, BL_TYPE_Q2_0_LEGACY,
+};
+static const int32_t encoded_types[] = {BL_TYPE_F32,   BL_TYPE_F16,   BL_TYPE_BF16, BL_TYPE_Q8_0,
+                                        BL_TYPE_TQ1_0, BL_TYPE_TQ2_0, BL_TYPE_I2_S, BL_TYPE_Q1_0};
+static const int32_t trit_types[] = {BL_TYPE_TQ1_0, BL_TYPE_TQ2_0, BL_TYPE_I2_S};
+
+static uint64_t drawn;
+
+static uint64_t draw(void) { return bl_rng_u64(SEED, 1, drawn++); }
+
+/* Sum of uniforms: about normal. */
+static float draw_normal(void) {
+    double sum = 0;
+    for (int i = 0; i < 12; i++)
+        sum += (double)(draw() >> 11) * 0x1p-53;
+    return (float)(sum - 6);
+}
+
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static const char *name_of(int32_t type) { return bl_tensor_type_find(type)->name; }
+
+/* ---- the table ----------------------------------------------------------------------- */
+
+START_TEST(table_is_consistent) {
+    for (size_t i = 0; i < BL_COUNT(all_types); i++) {
+        int ok;
+        const bl_tensor_type *t = bl_tensor_type_find(all_types[i]);
+        ck_assert_ptr_nonnull(t);
+        ck_assert_ptr_eq(bl_tensor_type_named(t->name, strlen(t->name)), t);
+        uint64_t bytes = bl_tensor_bytes(t, 512, 3, &ok);
+        ck_assert_int_eq(ok, 1);
+        ck_assert_uint_eq(bytes, 1536u / (unsigned)t->block * (unsigned)t->block_bytes +
+                                     (t->id == BL_TYPE_I2_S ? 32 : 0));
+        if (t->block > 1) {
+            ck_assert_uint_eq(bl_tensor_bytes(t, (uint64_t)t->block / 2, 1, &ok), 0);
+            ck_assert_int_eq(ok, 0);
+        }
+        bl_tensor_bytes(t, (uint64_t)1 << 40, (uint64_t)1 << 40, &ok);
+        ck_assert_int_eq(ok, 0);
+        ck_assert_ptr_null(bl_tensor_type_refusal(t->id));
+    }
+    ck_assert_ptr_eq(bl_tensor_type_named("tq2_0", 5), bl_tensor_type_find(BL_TYPE_TQ2_0));
+    ck_assert_ptr_null(bl_tensor_type_named("tq2_0x", 6));
+    ck_assert_ptr_null(bl_tensor_type_named("", 0));
+    ck_assert_ptr_null(bl_tensor_type_find(38));
+    ck_assert_ptr_null(bl_tensor_type_find(-1));
+    ck_assert_ptr_nonnull(strstr(bl_tensor_type_refusal(38), "convert to I2_S"));
+    ck_assert_ptr_nonnull(strstr(bl_tensor_type_refusal(BL_TYPE_TL2), "convert to I2_S"));
+    /* I2_S counts over the flattened tensor: 4 rows of 96 are 3 blocks, 1 row is none. */
+    int ok;
+    ck_assert_uint_eq(bl_tensor_bytes(bl_tensor_type_find(BL_TYPE_I2_S), 96, 4, &ok), 128);
+    ck_assert_int_eq(ok, 1);
+    bl_tensor_bytes(bl_tensor_type_find(BL_TYPE_I2_S), 96, 1, &ok);
+    ck_assert_int_eq(ok, 0);
+}
+END_TEST
+
+/* ---- half floats ----------------------------------------------------------------------- */
+
+/* Rounding by search over all half floats: slow, and nothing like the code under test.
+ * values: those of the patterns up to infinity's, which stands for where the exponent goes on. */
+static uint16_t nearest(float x, const double *values, int infinity) {
+    int low = 0, high = infinity;
+    double a = fabs((double)x);
+    while (low + 1 < high) {
+        int middle = (low + high) / 2;
+        if (values[middle] <= a)
+            low = middle;
+        else
+            high = middle;
+    }
+    double up = values[high] - a, down = a - values[low];
+    int pick = up < down || (up == down && low % 2) ? high : low;
+    return (uint16_t)(pick | (signbit(x) ? 0x8000 : 0));
+}
+
+START_TEST(half_floats) {
+    static double f16[0x7c01], bf16[0x7f81];
+    long checked = 0;
+    for (uint32_t h = 0; h < 0x7c00; h++)
+        f16[h] = (double)bl_f16_to_f32((uint16_t)h);
+    for (uint32_t h = 0; h < 0x7f80; h++)
+        bf16[h] = (double)bl_bf16_to_f32((uint16_t)h);
+    f16[0x7c00] = 65536;
+    bf16[0x7f80] = 0x1p128;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float x = bl_f16_to_f32((uint16_t)h), b = bl_bf16_to_f32((uint16_t)h);
+        int exponent = (int)(h >> 10 & 31), mantissa = (int)(h & 1023);
+        double expected = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+        if (exponent == 31) {
+            EXPECT(isnan(x) ? mantissa != 0 : mantissa == 0 && isinf(x));
+        } else {
+            EXPECT(x == (h & 0x8000 ? -expected : expected));
+        }
+        EXPECT((signbit(x) != 0) == (h >> 15 != 0));
+        if (isnan(x))
+            EXPECT(isnan(bl_f16_to_f32(bl_f32_to_f16(x))));
+        else
+            EXPECT(bl_f32_to_f16(x) == h);
+        if (isnan(b))
+            EXPECT(isnan(bl_bf16_to_f32(bl_f32_to_bf16(b))));
+        else
+            EXPECT(bl_f32_to_bf16(b) == h);
+        if (isfinite(x) && isfinite(bl_f16_to_f32((uint16_t)(h + 1))) && (h & 0x7fff) != 0x7fff) {
+            /* the midpoint to the next one, and its neighbours */
+            float middle = (float)(((double)x + (double)bl_f16_to_f32((uint16_t)(h + 1))) / 2);
+            for (int step = -1; step <= 1; step++, checked++) {
+                float y = float_of(bits_of(middle) + (uint32_t)step);
+                if (isfinite(y))
+                    EXPECT(bl_f32_to_f16(y) == nearest(y, f16, 0x7c00));
+            }
+        }
+    }
+    for (int i = 0; i < 100000; i++, checked++) {
+        float x = float_of((uint32_t)draw());
+        if (isnan(x)) {
+            EXPECT(isnan(bl_f16_to_f32(bl_f32_to_f16(x))));
+            EXPECT(isnan(bl_bf16_to_f32(bl_f32_to_bf16(x))));
+            continue;
+        }
+        if (isinf(x))
+            continue;
+        EXPECT(bl_f32_to_f16(x) == nearest(x, f16, 0x7c00));
+        EXPECT(bl_f32_to_bf16(x) == nearest(x, bf16, 0x7f80));
+    }
+    ck_assert_uint_eq(bl_f32_to_f16(65519.996f), 0x7bff);
+    ck_assert_uint_eq(bl_f32_to_f16(65520.0f), 0x7c00);
+    ck_assert_uint_eq(bl_f32_to_f16(-INFINITY), 0xfc00);
+    printf("half floats: 65536 patterns there and back, %ld roundings\n", checked);
+}
+END_TEST
+
+/* ---- golden blocks ------------------------------------------------------------------------ */
+
+typedef struct golden {
+    uint8_t *file;
+    uint32_t rows, k, n_bytes;
+    const uint8_t *bytes;
+    float *values;
+} golden;
+
+static golden open_golden(const char *name, const char *kind) {
+    char path[80];
+    size_t size;
+    golden g;
+    snprintf(path, sizeof path, "blocks/%s.%s", name, kind);
+    g.file = load_file(path, &size);
+    ck_assert_uint_ge(size, 12);
+    g.rows = bl_read_u32(g.file);
+    g.k = bl_read_u32(g.file + 4);
+    g.n_bytes = bl_read_u32(g.file + 8);
+    size_t n = (size_t)g.rows * g.k, values_at = strstr(kind, "encode") ? 12 : 12 + g.n_bytes;
+    ck_assert_uint_eq(size, 12 + g.n_bytes + 4 * n);
+    g.bytes = g.file + (strstr(kind, "encode") ? 12 + 4 * n : 12);
+    g.values = malloc(4 * n);
+    for (size_t i = 0; i < n; i++)
+        g.values[i] = bl_read_f32(g.file + values_at + 4 * i);
+    return g;
+}
+
+static void close_golden(golden *g) {
+    free(g->values);
+    free(g->file);
+}
+
+START_TEST(golden_decode) {
+    const bl_tensor_type *t = bl_tensor_type_find(all_types[_i]);
+    golden g = open_golden(t->name, "decode");
+    int ok;
+    ck_assert_uint_eq(bl_tensor_bytes(t, g.k, g.rows, &ok), g.n_bytes);
+    float *row = malloc(4 * (size_t)g.k);
+    for (uint32_t r = 0; r < g.rows; r++) {
+        bl_decode_row(t->id, g.bytes, g.rows, g.k, r, row);
+        for (uint32_t j = 0; j < g.k; j++)
+            ck_assert_msg(bits_of(row[j]) == bits_of(g.values[r * g.k + j]),
+                          "%s row %u weight %u: %a, not %a", t->name, r, j, (double)row[j],
+                          (double)g.values[r * g.k + j]);
+    }
+    printf("decode %-11s %u of %u values equal bit by bit\n", t->name, g.rows * g.k, g.rows * g.k);
+    free(row);
+    close_golden(&g);
+}
+END_TEST
+
+static const struct {
+    const char *type, *kind;
+} encode_goldens[] = {{"F32", "decode"},   {"F16", "encode"},   {"BF16", "encode"},
+                      {"Q8_0", "encode"},  {"TQ1_0", "encode"}, {"TQ1_0", "raw.encode"},
+                      {"TQ2_0", "encode"}, {"TQ2_0", "raw.encode"}, {"I2_S", "encode"},
+                      {"Q1_0", "encode"}};
+
+START_TEST(golden_encode) {
+    const char *name = encode_goldens[_i].type;
+    const bl_tensor_type *t = bl_tensor_type_named(name, strlen(name));
+    golden g = open_golden(name, encode_goldens[_i].kind);
+    bitlm_error error = {sizeof error, 0, 0, ""};
+    int ok;
+    ck_assert_uint_eq(bl_tensor_bytes(t, g.k, g.rows, &ok), g.n_bytes);
+    uint8_t *bytes = malloc(g.n_bytes);
+    ck_assert_msg(bl_encode(t->id, g.values, g.rows, g.k, 0, bytes, &error) == BITLM_OK, "%s", error.text);
+    for (uint32_t i = 0; i < g.n_bytes; i++)
+        ck_assert_msg(bytes[i] == g.bytes[i], "%s byte %u: %d, not %d", name, i, bytes[i], g.bytes[i]);
+    printf("encode %-5s (%s) %u bytes equal\n", name, encode_goldens[_i].kind, g.n_bytes);
+    free(bytes);
+    close_golden(&g);
+}
+END_TEST
+
+/* ---- properties --------------------------------------------------------------------------- */
+
+START_TEST(i2_s_is_flat) {
+    enum { N = 640 * 4 };
+    uint8_t bytes[N / 4 + 32] = {0};
+    float one[N], rows[N];
+    float scale = 0.3f;
+    for (int i = 0; i < N / 4; i++)
+        bytes[i] = (uint8_t)draw();
+    memcpy(bytes + N / 4, &scale, 4);
+    bl_decode_row(BL_TYPE_I2_S, bytes, 1, N, 0, one);
+    /* byte 33 of block 1: weights 129, 161, 193, 225 */
+    for (int g = 0; g < 4; g++)
+        ck_assert_float_eq(one[129 + 32 * g], scale * (float)((bytes[33] >> (6 - 2 * g) & 3) - 1));
+    static const uint64_t widths[] = {640, 32, 160, 1, 20, 1280};
+    for (size_t w = 0; w < BL_COUNT(widths); w++) {
+        for (uint64_t r = 0; r < N / widths[w]; r++)
+            bl_decode_row(BL_TYPE_I2_S, bytes, N / widths[w], widths[w], r, rows + r * widths[w]);
+        ck_assert_mem_eq(one, rows, sizeof one);
+    }
+}
+END_TEST
+
+START_TEST(trits_round_trip) {
+    enum { ROWS = 5, K = 768, N = ROWS * K };
+    static int8_t trits[N];
+    static uint8_t packed[N], encoded[N];
+    static float x[N], back[K];
+    int32_t type = trit_types[_i];
+    const float scales[] = {0.0441f, 1.0f, 6.1e-5f, 60000.0f};
+    bitlm_error error = {sizeof error, 0, 0, ""};
+    int ok;
+    uint64_t bytes = bl_tensor_bytes(bl_tensor_type_find(type), K, ROWS, &ok);
+    for (size_t s = 0; s < BL_COUNT(scales); s++) {
+        float scale = type == BL_TYPE_I2_S ? scales[s] : bl_f16_to_f32(bl_f32_to_f16(scales[s]));
+        for (int i = 0; i < N; i++) {
+            trits[i] = (int8_t)((int)(draw() % 3) - 1);
+            trits[i] = i % 256 == 0 ? 1 : trits[i]; /* no block of zeros, whose scale is lost in float */
+            x[i] = scale * (float)trits[i];
+        }
+        ck_assert_int_eq(bl_pack_trits(type, trits, ROWS, K, scale, packed, &error), BITLM_OK);
+        for (uint64_t r = 0; r < ROWS; r++) {
+            bl_decode_row(type, packed, ROWS, K, r, back);
+            for (int j = 0; j < K; j++)
+                ck_assert_float_eq(back[j], x[r * K + (uint64_t)j]);
+        }
+        /* trits as float32 encode to the same bytes */
+        ck_assert_int_eq(bl_encode(type, x, ROWS, K, 0, encoded, &error), BITLM_OK);
+        ck_assert_mem_eq(packed, encoded, bytes);
+    }
+    trits[K + 7] = 2;
+    ck_assert_int_eq(bl_pack_trits(type, trits, ROWS, K, 1, packed, &error), BITLM_ARG);
+    ck_assert_ptr_nonnull(strstr(error.text, "weight 7 of row 1 is 2"));
+    trits[K + 7] = 0;
+    ck_assert_int_eq(bl_pack_trits(type, trits, ROWS, K, NAN, packed, &error), BITLM_ARG);
+    ck_assert_int_eq(bl_pack_trits(type, trits, ROWS, K, -1, packed, &error), BITLM_ARG);
+    ck_assert_int_eq(bl_pack_trits(type, trits, ROWS, K, 1e9f, packed, &error),
+                     type == BL_TYPE_I2_S ? BITLM_OK : BITLM_ARG);
+    ck_assert_int_eq(bl_pack_trits(type, trits, 1, 192, 1, packed, &error), BITLM_ARG);
+    ck_assert_int_eq(bl_pack_trits(BL_TYPE_Q8_0, trits, ROWS, K, 1, packed, &error), BITLM_ARG);
+}
+END_TEST
+
+START_TEST(error_is_bounded) {
+    enum { N = 1 << 16 };
+    static float x[N], back[N];
+    static uint8_t bytes[4 * N + 32];
+    double worst = 0;
+    bitlm_error error = {sizeof error, 0, 0, ""};
+    for (int i = 0; i < N; i++)
+        x[i] = draw_normal() * ldexpf(1, (int)(i / 64 % 16) - 4);
+    ck_assert_int_eq(bl_encode(BL_TYPE_Q8_0, x, 1, N, 0, bytes, &error), BITLM_OK);
+    bl_decode_row(BL_TYPE_Q8_0, bytes, 1, N, 0, back);
+    for (int b = 0; b < N; b += 32) {
+        double most = 0;
+        for (int j = 0; j < 32; j++)
+            most = fmax(most, fabs((double)x[b + j]));
+        for (int j = 0; j < 32; j++) /* in steps of the block: half, and the scale's own rounding */
+            worst = fmax(worst, fabs((double)x[b + j] - (double)back[b + j]) / (most / 127));
+    }
+    printf("Q8_0: largest error %.4f steps over %d weights\n", worst, N);
+    ck_assert_double_le(worst, 0.5 + 127 * 0x1p-11);
+    ck_assert_double_ge(worst, 0.4); /* the measure sees something */
+
+    /* I2_S: rounded by the given scale, half to even, clamped */
+    const float probes[128] = {0.5f, 0.50001f, -0.5f, -0.50001f, 1.5f, -9, 0.49999f, 3e38f, -3e38f, 1e-45f};
+    ck_assert_int_eq(bl_encode(BL_TYPE_I2_S, probes, 1, 128, 1.0f, bytes, &error), BITLM_OK);
+    bl_decode_row(BL_TYPE_I2_S, bytes, 1, 128, 0, back);
+    const float expected[10] = {0, 1, 0, -1, 1, -1, 0, 1, -1, 0};
+    for (int i = 0; i < 10; i++)
+        ck_assert_float_eq(back[i], expected[i]);
+}
+END_TEST
+
+/* Zeros, denormals and the largest numbers: values stay finite, zeros stay zeros. */
+START_TEST(extremes) {
+    enum { N = 512 };
+    float x[N] = {0}, back[N];
+    uint8_t bytes[4 * N + 32];
+    bitlm_error error = {sizeof error, 0, 0, ""};
+    int32_t type = encoded_types[_i];
+    ck_assert_int_eq(bl_encode(type, x, 1, N, 0, bytes, &error), BITLM_OK);
+    bl_decode_row(type, bytes, 1, N, 0, back);
+    for (int i = 0; i < N; i++)
+        ck_assert_float_eq(back[i], 0);
+    for (int i = 0; i < N; i++) /* denormals of every size, in one block and alone */
+        x[i] = i < 256 ? float_of((uint32_t)draw() & 0x807fffff) : i % 32 ? 0 : 1e-45f;
+    ck_assert_int_eq(bl_encode(type, x, 1, N, 0, bytes, &error), BITLM_OK);
+    bl_decode_row(type, bytes, 1, N, 0, back);
+    for (int i = 0; i < N; i++) {
+        ck_assert_msg(fabsf(back[i]) <= 2e-38f, "%s: %a of %a", name_of(type), (double)back[i], (double)x[i]);
+        if (type == BL_TYPE_F32)
+            ck_assert_float_eq(back[i], x[i]);
+    }
+    for (int i = 0; i < N; i++)
+        x[i] = i & 1 ? 65000.0f : -65000.0f;
+    ck_assert_int_eq(bl_encode(type, x, 1, N, 0, bytes, &error), BITLM_OK);
+    bl_decode_row(type, bytes, 1, N, 0, back);
+    for (int i = 0; i < N; i++)
+        ck_assert_msg(fabsf(back[i] - x[i]) <= 300, "%s: %g", name_of(type), (double)back[i]);
+    x[300] = 3e38f;
+    bitlm_status status = bl_encode(type, x, 1, N, 0, bytes, &error);
+    if (type == BL_TYPE_F32 || type == BL_TYPE_BF16 || type == BL_TYPE_I2_S) {
+        ck_assert_int_eq(status, BITLM_OK);
+    } else { /* the half float would be infinite */
+        ck_assert_int_eq(status, BITLM_ARG);
+        ck_assert_ptr_nonnull(strstr(error.text, "too large"));
+        ck_assert_ptr_nonnull(strstr(error.text, name_of(type)));
+    }
+    x[300] = 3.4028235e38f;
+    if (type == BL_TYPE_BF16)
+        ck_assert_int_eq(bl_encode(type, x, 1, N, 0, bytes, &error), BITLM_ARG);
+}
+END_TEST
+
+START_TEST(refusals) {
+    enum { N = 512 };
+    static float x[2 * N];
+    static uint8_t bytes[8 * N + 32];
+    bitlm_error error = {sizeof error, 0, 0, ""};
+    int32_t type = encoded_types[_i];
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    const char *text[] = {"nan", "nan", "inf", "-inf"};
+    for (int i = 0; i < 4; i++) {
+        x[N + 130] = bad[i];
+        ck_assert_int_eq(bl_encode(type, x, 2, N, 0, bytes, &error), BITLM_ARG);
+        ck_assert_msg(strstr(error.text, "weight 130 of row 1 is") && strstr(error.text, text[i]), "%s",
+                      error.text);
+    }
+    x[N + 130] = 0;
+    if (bl_tensor_type_find(type)->block > 1)
+        ck_assert_int_eq(bl_encode(type, x, 1, 16, 0, bytes, &error), BITLM_ARG);
+    ck_assert_int_eq(bl_encode(type, x, (uint64_t)1 << 62, 512, 0, bytes, NULL), BITLM_ARG);
+    if (type == BL_TYPE_I2_S) {
+        ck_assert_int_eq(bl_encode(type, x, 1, N, NAN, bytes, &error), BITLM_ARG);
+        ck_assert_int_eq(bl_encode(type, x, 1, N, INFINITY, bytes, &error), BITLM_ARG);
+    }
+}
+END_TEST
+
+START_TEST(what_is_written) {
+    float x[512] = {0};
+    uint8_t bytes[4096];
+    bitlm_error error = {sizeof error, 0, 0, ""};
+    int n = 0;
+    for (size_t i = 0; i < BL_COUNT(all_types); i++) {
+        bitlm_status status = bl_encode(all_types[i], x, 1, 512, 0, bytes, &error);
+        ck_assert_int_eq(status, bl_can_encode(all_types[i]) ? BITLM_OK : BITLM_ARG);
+        n += bl_can_encode(all_types[i]);
+    }
+    ck_assert_int_eq(n, (int)BL_COUNT(encoded_types));
+    ck_assert_int_eq(bl_encode(38, x, 1, 512, 0, bytes, &error), BITLM_ARG);
+}
+END_TEST
+
+START_TEST(binarize) {
+    float x[19];
+    uint8_t out[4] = {0xaa, 0xaa, 0xaa, 0xaa};
+    for (int i = 0; i < 19; i++)
+        x[i] = i % 3 == 0 ? 1.0f : i % 3 == 1 ? 0.0f : -1.0f;
+    x[6] = NAN;
+    bl_binarize(x, 19, 0, out);
+    /* bits 0 3 9 12 15 18, MSB first; 6 is a NaN and no number is greater */
+    ck_assert_uint_eq(out[0], 0x90);
+    ck_assert_uint_eq(out[1], 0x49);
+    ck_assert_uint_eq(out[2], 0x20);
+    ck_assert_uint_eq(out[3], 0xaa);
+    bl_binarize(x, 8, -0.5f, out);
+    ck_assert_uint_eq(out[0], 0xd9);
+    bl_binarize(x, 0, 0, out);
+    ck_assert_uint_eq(out[0], 0xd9);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("quant");
+    TCase *tests = tcase_create("quant");
+    printf("seed %d\n", SEED);
+    tcase_set_timeout(tests, 60);
+    tcase_add_test(tests, table_is_consistent);
+    tcase_add_test(tests, half_floats);
+    tcase_add_loop_test(tests, golden_decode, 0, (int)BL_COUNT(all_types));
+    tcase_add_loop_test(tests, golden_encode, 0, (int)BL_COUNT(encode_goldens));
+    tcase_add_test(tests, i2_s_is_flat);
+    tcase_add_loop_test(tests, trits_round_trip, 0, (int)BL_COUNT(trit_types));
+    tcase_add_test(tests, error_is_bounded);
+    tcase_add_loop_test(tests, extremes, 0, (int)BL_COUNT(encoded_types));
+    tcase_add_loop_test(tests, refusals, 0, (int)BL_COUNT(encoded_types));
+    tcase_add_test(tests, what_is_written);
+    tcase_add_test(tests, binarize);
+    suite_add_tcase(suite, tests);
+    return run_suite(suite);
+}
