@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define MAX_SIZE (1 << 20)
+#define GENEROUS 50000 /* chunks, 2 MB of them */
 
 enum chunk_column {
     COLUMN_SEQ,
@@ -149,8 +150,10 @@ static int chunk_close(sqlite3_vtab_cursor *base)
 static bitlm_status cut(bls_call *call, chunk_cursor *cursor, size_t size, size_t overlap)
 {
     const bitlm_text *text = &cursor->text;
-    /* Some 4 bytes a token; wrong guesses cost a second pass. */
-    size_t capacity = text->length / (4 * (size - overlap)) + 16;
+    /* A token has a byte at least.  Where that is too generous, four as in English;
+     * a wrong guess costs a second pass. */
+    size_t most = text->length / (size - overlap) + 16;
+    size_t capacity = most <= GENEROUS ? most : most / 4 + GENEROUS;
     bitlm_model *model = NULL;
     bitlm_status status = bls_model(call, "embed", &model);
     bitlm_host host;
@@ -165,8 +168,10 @@ static bitlm_status cut(bls_call *call, chunk_cursor *cursor, size_t size, size_
             break;
         }
         n = 0;
+        bls_enter(call->state);
         status = bitlm_chunks(model, text->data, text->length, size, overlap, &host,
                               cursor->chunks, capacity, &n, &call->error);
+        bls_leave(call->state);
         if (status == BITLM_OK)
             break;
         if (status == BITLM_LIMIT && n > capacity) {

@@ -16,8 +16,10 @@
  *                              sentence, not cut down silently.
  *
  * Loading on a connection a second time begins anew: the names that bitlm_load
- * gave are forgotten.  The library stays in the process
- * (SQLITE_OK_LOAD_PERMANENTLY), because models and threads outlive a connection.
+ * gave are forgotten, and what the other entry point allowed holds no longer.  (From
+ * SQL's load_extension() SQLite refuses it, since that statement runs.)  The library
+ * stays in the process (SQLITE_OK_LOAD_PERMANENTLY), because models and threads outlive
+ * a connection.
  *
  * Flags go by (name, number of arguments).  Without an options argument a
  * function uses a built-in model, the same for ever: it is DETERMINISTIC, so it

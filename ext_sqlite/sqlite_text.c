@@ -287,8 +287,10 @@ static bitlm_status tokenize(bls_call *call, const bitlm_model *model, const bit
         if (!*ids)
             return bls_error(call, BITLM_NOMEM, "out of memory");
         *n_ids = 0;
+        bls_enter(call->state);
         status = bitlm_tokenize(model, text->data, text->length, 0, &host, *ids, capacity, n_ids,
                                 &call->error);
+        bls_leave(call->state);
         if (status != BITLM_LIMIT || *n_ids <= capacity)
             return status;
         capacity = *n_ids;
@@ -330,6 +332,7 @@ static void tokens(sqlite3_context *context, int argc, sqlite3_value **argv, con
     int32_t *ids = NULL;
     size_t n_ids = 0;
     bitlm_text text;
+    bitlm_host host;
     bls_call call;
     bitlm_status status;
     int row_began = 0;
@@ -343,9 +346,11 @@ static void tokens(sqlite3_context *context, int argc, sqlite3_value **argv, con
     if ((status = bls_text(&call, argv[0], "the text", &text)))
         goto end;
     if (count_only) {
-        bitlm_host host;
         bls_host(state, &host);
-        status = bitlm_tokenize(model, text.data, text.length, 0, &host, NULL, 0, &n_ids, &call.error);
+        bls_enter(state);
+        status = bitlm_tokenize(model, text.data, text.length, 0, &host, NULL, 0, &n_ids,
+                                &call.error);
+        bls_leave(state);
         if (status == BITLM_LIMIT && n_ids > 0) /* no room was given: that is the question */
             status = BITLM_OK;
         if (status == BITLM_OK)

@@ -5,12 +5,10 @@ They load the built extension into Debian's sqlite3 module:
     make && /usr/bin/python3 -m pytest tests/sqlite
 
 BITLM_EXT    the extension without its suffix (build/bitlm0)
-BITLM_CLI    the command, which makes a model slow enough to interrupt (build/bitlm)
-BITLM_TEST_DATA   tests/data
+BITLM_CLI    the command, which makes models with random weights (build/bitlm)
 BITLM_SLACK  factor on every time limit, for sanitizers and slow machines (1)
 """
 
-import lzma
 import os
 import pathlib
 import sqlite3
@@ -21,7 +19,6 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXTENSION = os.path.abspath(os.environ.get("BITLM_EXT", ROOT / "build" / "bitlm0"))
 COMMAND = os.path.abspath(os.environ.get("BITLM_CLI", ROOT / "build" / "bitlm"))
-DATA = pathlib.Path(os.environ.get("BITLM_TEST_DATA", ROOT / "tests" / "data")).resolve()
 SLACK = float(os.environ.get("BITLM_SLACK", "1"))
 
 CODE_BITS = 384  # of the built-in encoder
@@ -33,7 +30,7 @@ def connect(path=":memory:", entry=None, **arguments):
     connection = sqlite3.connect(path, **arguments)
     connection.enable_load_extension(True)
     if entry:  # Python 3.11 gives no way to name an entry point, SQL does
-        connection.execute("SELECT load_extension(?, ?)", (EXTENSION, entry))
+        connection.execute("SELECT load_extension(?, ?)", (EXTENSION, entry)).fetchall()
     else:
         connection.load_extension(EXTENSION)
     connection.enable_load_extension(False)
@@ -54,12 +51,16 @@ def db():
     connection.close()
 
 
+def synth(shape, path):
+    subprocess.run([COMMAND, "synth", "--shape", shape, "--type", "i2_s", path], check=True,
+                   stdout=subprocess.DEVNULL)
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory):
-    """A decoder with random weights, vocabulary 512."""
-    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    path.write_bytes(lzma.decompress((DATA / "tiny" / "tiny-i2_s-f16.gguf.xz").read_bytes()))
-    return str(path)
+    """A decoder with random weights that takes no time."""
+    return synth("tiny", str(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
 
 
 @pytest.fixture
@@ -72,10 +73,7 @@ def tiny(db, tiny_path):
 @pytest.fixture(scope="session")
 def slow_path(tmp_path_factory):
     """A decoder whose prefill takes seconds."""
-    path = str(tmp_path_factory.mktemp("slow") / "slow.gguf")
-    subprocess.run([COMMAND, "synth", "--shape", "100m", "--type", "i2_s", path], check=True,
-                   stdout=subprocess.DEVNULL)
-    return path
+    return synth("100m", str(tmp_path_factory.mktemp("slow") / "slow.gguf"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """DETERMINISTIC, INNOCUOUS and DIRECTONLY: where each function may stand."""
 
 import sqlite3
+import subprocess
 
 import pytest
 
@@ -130,10 +131,23 @@ def test_noload_gives_the_same_results(strangers, db):
         assert one(strangers, sql) == one(db, sql)
 
 
-def test_noload_after_init_takes_the_loading_away(tiny):
+def test_noload_after_init_takes_the_loading_away(tiny_path):
+    done = subprocess.run(["sqlite3", ":memory:"], text=True, capture_output=True, input=""".load {0}
+SELECT bitlm_load('tiny', '{1}');
+.load {0} sqlite3_bitlm_noload_init
+SELECT name FROM bitlm_models;
+SELECT bitlm_load('m', 'x');
+SELECT bitlm_unload('tiny');
+""".format(EXTENSION, tiny_path))
+    assert done.stdout.split() == ["tiny", "story", "embed"]
+    assert "no such function: bitlm_load" in done.stderr and "no such function: bitlm_unload" in done.stderr
+
+
+def test_a_second_load_from_sql_is_refused_and_changes_nothing(tiny):
+    """SQLite replaces no function while a statement runs, and that one does."""
     tiny.enable_load_extension(True)
-    tiny.execute("SELECT load_extension(?, 'sqlite3_bitlm_noload_init')", (EXTENSION,)).fetchall()
-    with pytest.raises(sqlite3.OperationalError, match="no such function"):
-        tiny.execute("SELECT bitlm_load('m', 'x')")
-    with pytest.raises(sqlite3.OperationalError, match="no model is named 'tiny'"):
-        one(tiny, "SELECT bitlm_embed('x', '{\"model\":\"tiny\"}')")
+    for entry in ("sqlite3_bitlm_init", "sqlite3_bitlm_noload_init"):
+        with pytest.raises(sqlite3.OperationalError, match="active statements"):
+            tiny.execute("SELECT load_extension(?, ?)", (EXTENSION, entry)).fetchall()
+    assert one(tiny, "SELECT count(*) FROM bitlm_models") == 3
+    assert one(tiny, "SELECT bitlm_unload('tiny')") == "tiny"

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from conftest import CODE_BITS, one
+from conftest import CODE_BITS, ROOT, connect, one
 
 GREEDY = '{"temperature":0,"max_tokens":12}'
 
@@ -83,7 +83,6 @@ def test_a_zero_byte_does_not_end_the_text(db):
 
 
 def test_utf16_database(tmp_path):
-    from conftest import connect
     db = connect()
     utf8 = one(db, "SELECT bitlm_embed('Grüße, 世界')")
     ids = one(db, "SELECT bitlm_tokenize('Grüße, 世界')")
@@ -98,6 +97,22 @@ def test_utf16_database(tmp_path):
         db, "SELECT bitlm_generate(x, ?) FROM t", GREEDY)
     assert one(db, "SELECT group_concat(chunk, '') FROM t, bitlm_chunk(t.x, 2)") == "Grüße, 世界"
     db.close()
+
+
+# ---- chat -------------------------------------------------------------------------------
+
+
+def test_chat(tiny):
+    options = '{"model":"tiny","temperature":0,"max_tokens":5,"ignore_eos":true}'
+    chat = "SELECT bitlm_chat(?, ?)"
+    hi = '[{"role":"user","content":"hi"}]'
+    answer = one(tiny, chat, hi, options)
+    assert isinstance(answer, str) and answer == one(tiny, chat, hi, options)
+    more = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"},
+                       {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Grüße 🙂"}])
+    assert isinstance(one(tiny, chat, more, options), str)
+    assert one(tiny, "SELECT bitlm_chat(json_array(json_object('role','user','content','hi')), ?)", options) == answer
+    assert one(tiny, "SELECT capabilities FROM bitlm_models WHERE name='tiny'") == "generate chat"
 
 
 # ---- NULL -------------------------------------------------------------------------------
@@ -240,6 +255,13 @@ def test_version_and_model_id(tiny):
         assert len(i) == 32 and int(i, 16) >= 0
     assert one(tiny, "SELECT bitlm_model_id()") == ids[1]
     assert ids == [r[0] for r in tiny.execute("SELECT model_id FROM bitlm_models")]
+
+
+def test_the_file_of_a_built_in_is_the_built_in(db):
+    path = str(ROOT / "core" / "builtin" / "bitlm-story.gguf")
+    one(db, "SELECT bitlm_load('file', ?)", path)
+    assert one(db, "SELECT bitlm_model_id('file') = bitlm_model_id('story')") == 1
+    assert one(db, """SELECT bitlm_generate('The cat', '{"model":"file"}') = bitlm_generate('The cat')""") == 1
 
 
 def test_on_error_null_gives_null_for_the_row_only(db):

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from conftest import connect, one
+from conftest import EXTENSION, connect, one
 
 OPTIONS = '{"model":"tiny","temperature":0,"max_tokens":6,"ignore_eos":true}'
 
@@ -128,7 +128,6 @@ def test_many_connections(tiny_path):
 
 def test_loading_the_extension_again_begins_anew(tiny):
     tiny.enable_load_extension(True)
-    from conftest import EXTENSION
     tiny.load_extension(EXTENSION)
     assert one(tiny, "SELECT count(*) FROM bitlm_models") == 2
     assert one(tiny, "SELECT bitlm_embed('x')")

@@ -202,7 +202,7 @@ def test_models_lists_the_built_ins_and_the_loaded(tiny, tiny_path):
     assert rows["story"]["capabilities"] == "generate" and rows["story"]["bits"] is None
     assert rows["embed"]["capabilities"] == "embed" and rows["embed"]["bits"] == 384
     assert rows["tiny"]["path"] == tiny_path and rows["story"]["path"] == "story"
-    assert rows["tiny"]["vocabulary"] == 512 and rows["tiny"]["layers"] == 2
+    assert rows["story"]["vocabulary"] == 4096 and rows["story"]["layers"] == 6
     assert rows["story"]["architecture"] == "bitnet-b1.58"
     assert rows["story"]["context"] == 512
     for row in rows.values():
