@@ -104,10 +104,13 @@ static void linear_tile(void *arg, int64_t tile, int thread) {
                 y[t * ldy + r] += l->bias[r];
 }
 
-/* Rows of a tile: enough work to outweigh claiming it, little enough that the poll between
- * two tiles comes within 2 ms even in plain C. */
+/* Rows of a tile: enough work to outweigh claiming it, little enough that the poll between two
+ * tiles comes within about 2 ms: few tokens are bound by reading the weights, many by arithmetic,
+ * and plain C is slow at both, slowest at floats. */
 static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok) {
-    int64_t budget = c->kernels->cpu == BL_CPU_REF ? 1 << 21 : 1 << 25; /* multiply-adds */
+    int64_t budget = n_tok < 8 ? 1 << 22 : 1 << 25; /* multiply-adds */
+    if (c->kernels->cpu == BL_CPU_REF)
+        budget = l->kind == BL_LINEAR_FLOAT ? 1 << 19 : 1 << 21;
     int64_t rows = budget / (l->k * n_tok);
     rows = rows / 16 * 16;
     if (rows < 16)
