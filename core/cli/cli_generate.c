@@ -60,6 +60,7 @@ static int print_piece(const bitlm_piece *piece, int with_logprobs)
     return fflush(stdout) == 0 && !ferror(stdout);
 }
 
+/* prompt NULL: its tokens are not known here (a chat's messages are rendered in the core). */
 static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int64_t n_made,
                         uint64_t t_open, uint64_t t_first, uint64_t t_end, int finish)
 {
@@ -67,13 +68,16 @@ static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int6
     size_t n_prompt = 0;
     bitlm_error error;
     bl_cli_error_init(&error);
-    /* A capacity of 0 only counts. */
-    bitlm_tokenize(model, prompt->data, prompt->length, BITLM_TOKENS_FRAME, NULL, NULL, 0, &n_prompt,
-                   &error);
     double prefill = (double)(t_first - t_open) / 1e9, decode = (double)(t_end - t_first) / 1e9;
-    fprintf(stderr, "prefill: %zu tokens in %.3f s", n_prompt, prefill);
-    if (prefill > 0)
-        fprintf(stderr, ", %.1f tokens/s", (double)n_prompt / prefill);
+    if (prompt) { /* a capacity of 0 only counts */
+        bitlm_tokenize(model, prompt->data, prompt->length, BITLM_TOKENS_FRAME, NULL, NULL, 0, &n_prompt,
+                       &error);
+        fprintf(stderr, "prefill: %zu tokens in %.3f s", n_prompt, prefill);
+        if (prefill > 0)
+            fprintf(stderr, ", %.1f tokens/s", (double)n_prompt / prefill);
+    } else {
+        fprintf(stderr, "prefill: %.3f s", prefill);
+    }
     fprintf(stderr, "\ndecode:  %lld tokens in %.3f s", (long long)n_made, decode);
     if (decode > 0 && n_made > 1) /* the first token belongs to the prefill */
         fprintf(stderr, ", %.1f tokens/s", (double)(n_made - 1) / decode);
@@ -171,7 +175,7 @@ int bl_cli_generate(int argc, char **argv, int first)
     if (s != BITLM_DONE)
         status = bl_cli_error(s, &error);
     if (verbose && t_first)
-        print_stats(model, &prompt, n_made, t_open, t_first, t_end, finish);
+        print_stats(model, chat ? NULL : &prompt, n_made, t_open, t_first, t_end, finish);
 
 fail:
     bitlm_session_free(session);

@@ -151,6 +151,19 @@ def test_generate_chat_without_a_template():
     assert "template" in refused("generate", "--chat", "hello", status=1)
 
 
+def test_generate_chat(tmp_path):
+    path = str(tmp_path / "t.gguf")
+    ok("synth", "--shape", "tiny", path)
+    args = ["generate", "--model", path, "--max-tokens", "6", "--ignore-eos", "--chat"]
+    plain = ok(*args, "hello")
+    assert ok(*args, "-", stdin=b"hello\n") == plain
+    status, out, err = run(*args, "--stats", "hello")
+    assert status == 0 and out == plain and "prefill:" in err
+    # Random weights say the same to everyone, but not with the same probability.
+    assert ok(*args, "--logprobs", "--system", "A fox.", "hello") != ok(*args, "--logprobs", "hello")
+    assert "UTF-8" in refused(*args, "-", stdin=b"\xff", status=1)
+
+
 def test_generate_too_long_a_prompt():
     err = refused("generate", "-", stdin=b"The wolf ran. " * 700, status=1)
     assert "512" in err
@@ -163,8 +176,9 @@ def test_generate_missing_model():
     assert "embed" in refused("generate", "--model", "embed", "x", status=1)
 
 
-def interrupt(args, wait_for_output, stdin=subprocess.DEVNULL):
-    process = subprocess.Popen([BITLM, *args], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def interrupt(args, wait_for_output, stdin=subprocess.DEVNULL, env=None):
+    process = subprocess.Popen([BITLM, *args], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, **(env or {})})
     try:
         first = os.read(process.stdout.fileno(), 1) if wait_for_output else b""
         if not wait_for_output:
@@ -185,6 +199,19 @@ def test_ctrl_c_ends_a_generation_and_keeps_what_came(tmp_path):
         ["generate", "--model", path, "--ignore-eos", "--threads", "1", "--max-tokens", "2000", "hello"], True)
     assert (status, err) == (130, "")
     assert len(out) > 1 and out.endswith(b"\n")
+    assert seconds < 2
+
+
+def test_ctrl_c_in_the_prefill(tmp_path):
+    path = str(tmp_path / "m.gguf")
+    ok("synth", "--shape", "100m", "--type", "i2_s", path)
+    prompt = tmp_path / "prompt"
+    prompt.write_bytes(b"a " * 900)
+    with open(prompt, "rb") as stdin:
+        status, out, err, seconds = interrupt(
+            ["generate", "--model", path, "--threads", "1", "-"], False, stdin=stdin,
+            env={"BITLM_CPU": "ref"})
+    assert (status, out, err) == (130, b"", "")
     assert seconds < 2
 
 
