@@ -159,8 +159,9 @@ def test_generate_chat(tmp_path):
     assert ok(*args, "-", stdin=b"hello\n") == plain
     status, out, err = run(*args, "--stats", "hello")
     assert status == 0 and out == plain and "prefill:" in err
-    # Random weights say the same to everyone, but not with the same probability.
-    assert ok(*args, "--logprobs", "--system", "A fox.", "hello") != ok(*args, "--logprobs", "hello")
+    # Random weights repeat themselves whatever the prompt: that the text went in shows by its length.
+    assert "512" in refused(*args, "--system", "fox " * 600, "hello", status=1)
+    assert ok(*args, "--system", "fox", "hello")
     assert "UTF-8" in refused(*args, "-", stdin=b"\xff", status=1)
 
 
