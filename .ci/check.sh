@@ -24,7 +24,7 @@ for mask in ref avx2; do
         BITLM_CPU=$mask step "$name, BITLM_CPU=$mask" timeout 300 build/meson/tests/"$name"
     done
 done
-for dir in tests/sqlite tests/cli tests/build; do
+for dir in tests/sqlite tests/cli tests/demo tests/build; do
     if ls $dir/test_*.py >/dev/null 2>&1; then
         step "pytest $dir" timeout 900 "$PYTHON" -m pytest -q -p no:cacheprovider $dir
     fi
