@@ -42,57 +42,73 @@ INLINE int64_t vector_at(int tq2, int64_t b) { return tq2 ? b * 32 + (b >> 1) * 
 
 /* ---- one token, packed bytes in place --------------------------------------------------- */
 
-/* Vectors first .. end-1, at most 5, of nr rows: 5 * 2 * 3048 fits int16. */
-INLINE void packed_steps(int tq2, const uint8_t *const *row, int nr, const int8_t *x, int64_t first, int64_t end,
-                         __m256i *acc) {
+/* Bytes ahead that are asked for: the hardware's own prefetch stops at each page's end. */
+#define AHEAD 2048
+
+/* The two places of unshifted and shifted codes of vector b: *sum1 gets codes, *sum4 codes*4. */
+INLINE void packed_step(int tq2, const uint8_t *row, const int8_t *x, int64_t b, __m256i *sum1, __m256i *sum4) {
     const __m256i mask1 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(12);
-    __m256i sum1[4], sum4[4];
-#pragma GCC unroll 4
-    for (int r = 0; r < nr; r++) {
-        sum1[r] = sum4[r] = _mm256_setzero_si256();
-    }
-    for (int64_t b = first; b < end; b++) {
-        /* The groups by their place in the byte: bits 0-1, 2-3, 4-5, 6-7. */
-        __m256i x0 = load256(x + b * 128 + (tq2 ? 0 : 96)), x1 = load256(x + b * 128 + (tq2 ? 32 : 64));
-        __m256i x2 = load256(x + b * 128 + (tq2 ? 64 : 32)), x3 = load256(x + b * 128 + (tq2 ? 96 : 0));
-#pragma GCC unroll 4
-        for (int r = 0; r < nr; r++) {
-            const uint8_t *at = row[r] + vector_at(tq2, b);
-            _mm_prefetch((const char *)at + 1024, _MM_HINT_T0);
-            __m256i low = load256(at);
-            __m256i high = _mm256_srli_epi16(low, 4);
-            __m256i m0 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), x0);
-            __m256i m1 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), x1);
-            __m256i m2 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), x2);
-            __m256i m3 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), x3);
-            sum1[r] = _mm256_add_epi16(sum1[r], _mm256_add_epi16(m0, m2));
-            sum4[r] = _mm256_add_epi16(sum4[r], _mm256_add_epi16(m1, m3));
-        }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < nr; r++) {
-        acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(sum1[r], _mm256_set1_epi16(4)));
-        acc[r] = widen(acc[r], sum4[r]);
-    }
+    __m256i low = load256(row + vector_at(tq2, b));
+    __m256i high = _mm256_srli_epi16(low, 4);
+    x += b * 128;
+    __m256i m0 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), load256(x + (tq2 ? 0 : 96)));
+    __m256i m1 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), load256(x + (tq2 ? 32 : 64)));
+    __m256i m2 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), load256(x + (tq2 ? 64 : 32)));
+    __m256i m3 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), load256(x + (tq2 ? 96 : 0)));
+    *sum1 = _mm256_add_epi16(*sum1, _mm256_add_epi16(m0, m2));
+    *sum4 = _mm256_add_epi16(*sum4, _mm256_add_epi16(m1, m3));
 }
 
-INLINE void packed_rows(int tq2, const uint8_t *w, int64_t row_bytes, int nr, int64_t k, const int8_t *x,
-                        int32_t xsum, float factor, float *y) {
-    const uint8_t *row[4];
-    __m256i acc[4];
-#pragma GCC unroll 4
-    for (int r = 0; r < nr; r++) {
-        row[r] = w + r * row_bytes;
-        acc[r] = _mm256_setzero_si256();
+/* Four times a row's sum, in eight parts.  sum4 holds 5 vectors (5 * 2 * 3048 fits int16), sum1 20. */
+INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t n) {
+    const __m256i one = _mm256_set1_epi16(1), four = _mm256_set1_epi16(4);
+    __m256i acc = _mm256_setzero_si256();
+    int64_t b = 0;
+    while (b + 10 <= n) {
+        int64_t end = BL_MIN(b + 20, n);
+        __m256i sum1 = _mm256_setzero_si256();
+        for (; b + 10 <= end; b += 10) {
+            __m256i first = _mm256_setzero_si256(), second = first;
+#pragma GCC unroll 10
+            for (int i = 0; i < 10; i++) {
+                if (i % 2 == 0) {
+                    _mm_prefetch((const char *)row + vector_at(tq2, b + i) + AHEAD, _MM_HINT_T0);
+                }
+                packed_step(tq2, row, x, b + i, &sum1, i < 5 ? &first : &second);
+            }
+            acc = _mm256_add_epi32(acc, _mm256_madd_epi16(first, one));
+            acc = _mm256_add_epi32(acc, _mm256_madd_epi16(second, one));
+        }
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum1, four));
     }
-    int64_t n = k / 128, b = 0;
-    for (; b + 5 <= n; b += 5) {
-        packed_steps(tq2, row, nr, x, b, b + 5, acc);
+    while (b < n) {
+        int64_t end = BL_MIN(b + 5, n);
+        __m256i sum1 = _mm256_setzero_si256(), sum4 = sum1;
+        for (; b < end; b++) {
+            packed_step(tq2, row, x, b, &sum1, &sum4);
+        }
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum1, four));
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum4, one));
     }
-    packed_steps(tq2, row, nr, x, b, n, acc);
-#pragma GCC unroll 4
-    for (int r = 0; r < nr; r++) {
-        y[r] = (float)((sum_epi32(acc[r]) >> 2) - xsum) * factor;
+    return acc;
+}
+
+/* Row after row: one stream through memory is read faster than several. */
+INLINE void packed_rows(int tq2, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
+                        const int8_t *x, int32_t xsum, float factor, float *y) {
+    int64_t n = k / 128, r = r0;
+    for (; r + 4 <= r1; r += 4) {
+        __m256i acc[4];
+        for (int i = 0; i < 4; i++) {
+            acc[i] = packed_row(tq2, w + (r + i) * row_bytes, x, n);
+        }
+        __m128i sum = _mm_srai_epi32(sum4_epi32(acc[0], acc[1], acc[2], acc[3]), 2);
+        sum = _mm_sub_epi32(sum, _mm_set1_epi32(xsum));
+        _mm_storeu_ps(y + r, _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(factor)));
+    }
+    for (; r < r1; r++) {
+        int32_t sum = sum_epi32(packed_row(tq2, w + r * row_bytes, x, n)) >> 2;
+        y[r] = (float)(sum - xsum) * factor;
     }
 }
 
@@ -180,12 +196,7 @@ INLINE void packed(int tq2, const uint8_t *w, int64_t row_bytes, int64_t k, int6
                    float *y, int64_t ldy) {
     int64_t r = r0;
     if (n_tok == 1) {
-        for (; r + 4 <= r1; r += 4) {
-            packed_rows(tq2, w + r * row_bytes, row_bytes, 4, k, xq, xsum[0], factor[0], y + r);
-        }
-        for (; r < r1; r++) {
-            packed_rows(tq2, w + r * row_bytes, row_bytes, 1, k, xq, xsum[0], factor[0], y + r);
-        }
+        packed_rows(tq2, w, row_bytes, k, r0, r1, xq, xsum[0], factor[0], y);
         return;
     }
     for (; r + 2 <= r1; r += 2) {
@@ -261,7 +272,10 @@ INLINE void expand(int32_t type, const uint8_t *row, int64_t first, int64_t n, u
 #define PIECE_K 1280      /* <= 43*32, a multiple of 256: one int16 sum; 16 rows are 20 KiB (bl_ternary_scratch) */
 #define PANEL_TOKENS 256  /* int32 sums of 16 x 256 live on the stack: 16 KiB */
 
-/* Adds the products of nr rows of codes and nt tokens over n <= PIECE_K to sums[r][t]. */
+/* The empty asm statements keep GCC 12 from three things that each cost a third of the speed: folding a
+ * load into both products that use it, re-associating the sums, and hoisting loads until registers spill.
+ *
+ * Adds the products of nr rows of codes and nt tokens over n <= PIECE_K to sums[r][t]. */
 INLINE void panel_block(const uint8_t *codes, int nr, const int8_t *x, int64_t ldx, int nt, int64_t n,
                         int32_t (*sums)[PANEL_TOKENS]) {
     __m256i acc[2][4];
@@ -272,19 +286,25 @@ INLINE void panel_block(const uint8_t *codes, int nr, const int8_t *x, int64_t l
             acc[r][t] = _mm256_setzero_si256();
         }
     }
-    for (int64_t i = 0; i < n; i += 32) {
-        __m256i c[2];
+    for (int64_t i = 0; i < n; i += 128) {
 #pragma GCC unroll 4
-        for (int r = 0; r < nr; r++) {
-            c[r] = load256(codes + r * PIECE_K + i);
-        }
-#pragma GCC unroll 4
-        for (int t = 0; t < nt; t++) {
-            __m256i v = load256(x + t * ldx + i);
+        for (int64_t j = i; j < i + 128; j += 32) {
+            __m256i c[2];
 #pragma GCC unroll 4
             for (int r = 0; r < nr; r++) {
-                acc[r][t] = _mm256_add_epi16(acc[r][t], _mm256_maddubs_epi16(c[r], v));
+                c[r] = load256(codes + r * PIECE_K + j);
             }
+#pragma GCC unroll 4
+            for (int t = 0; t < nt; t++) {
+                __m256i v = load256(x + t * ldx + j);
+                __asm__("" : "+x"(v));
+#pragma GCC unroll 4
+                for (int r = 0; r < nr; r++) {
+                    acc[r][t] = _mm256_add_epi16(acc[r][t], _mm256_maddubs_epi16(c[r], v));
+                    __asm__("" : "+x"(acc[r][t]));
+                }
+            }
+            __asm__ volatile("" : : : "memory");
         }
     }
     const __m256i ones = _mm256_set1_epi16(1);

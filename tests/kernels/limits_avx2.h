@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* CPU time of this thread. */
+uint64_t limit_clock_ns(void);
 double limit_read_bandwidth(const uint8_t *p, size_t bytes); /* GB/s */
 double limit_maddubs(void);                                  /* GOP/s */
 
