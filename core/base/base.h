@@ -101,6 +101,7 @@ typedef struct bl_poll {
     void *context;
     const bl_float_env *host_env;        /* restored around the callback; may be NULL */
     uint64_t deadline_ns;                /* 0: none */
+    int32_t timeout_ms;                  /* for the sentence */
     uint64_t last_ns;
     bitlm_status status;                 /* OK, CANCELED or TIMEOUT; sticks */
 } bl_poll;

@@ -24,6 +24,7 @@ void bl_poll_init(bl_poll *poll, const bitlm_host *host, const bl_float_env *hos
     poll->callback = lends ? host->poll : NULL;
     poll->context = lends ? host->context : NULL;
     poll->host_env = host_env;
+    poll->timeout_ms = timeout_ms;
     poll->deadline_ns = timeout_ms > 0 ? bl_now_ns() + (uint64_t)timeout_ms * 1000000u : 0;
     poll->last_ns = 0;
     poll->status = BITLM_OK;
@@ -66,6 +67,6 @@ bitlm_status bl_poll_error(const bl_poll *poll, bitlm_error *error) {
     if (!poll || poll->status == BITLM_OK)
         return BITLM_OK;
     if (poll->status == BITLM_TIMEOUT)
-        return bl_error(error, BITLM_TIMEOUT, "stopped: timeout_ms has passed");
+        return bl_error(error, BITLM_TIMEOUT, "stopped: timeout_ms = %d has passed", poll->timeout_ms);
     return bl_error(error, BITLM_CANCELED, "interrupted");
 }

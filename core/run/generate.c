@@ -256,7 +256,8 @@ bitlm_status bitlm_generate_next(bitlm_session *s, bitlm_piece *piece, bitlm_err
     bitlm_status status = bl_session_enter(s, 0, error);
     if (status)
         return status;
-    s->poll.deadline_ns = s->gen.deadline_ns;
+    s->poll.deadline_ns = s->gen.deadline_ns; /* of the whole generation */
+    s->poll.timeout_ms = s->gen.options.timeout_ms;
     if (!piece || piece->size < sizeof *piece)
         return bl_session_leave(s, bl_error(error, BITLM_ARG, "bitlm_generate_next needs a piece whose size is set"),
                                 error);
