@@ -122,8 +122,8 @@ class Ours:
 
     def encode(self, text):
         data, n = text.encode(), ctypes.c_size_t()
-        self.check(self.lib.bitlm_tokenize(self.model, data, ctypes.c_size_t(len(data)), 0, self.ids,
-                                           ctypes.c_size_t(len(self.ids)), ctypes.byref(n),
+        self.check(self.lib.bitlm_tokenize(self.model, data, ctypes.c_size_t(len(data)), 0, None,
+                                           self.ids, ctypes.c_size_t(len(self.ids)), ctypes.byref(n),
                                            ctypes.byref(self.error)))
         return self.ids[:n.value]
 
@@ -223,7 +223,8 @@ def main():
     args = parser.parse_args()
     try:
         library = ctypes.CDLL(args.library)
-    except OSError as e:
+        library.bitlm_model_open
+    except (OSError, AttributeError) as e:
         skip(f"{e}; run make first")
     builtin = os.path.join(ROOT, "core", "builtin")
     spm = (sentencepiece.SentencePieceProcessor(model_file=args.spm) if args.spm
