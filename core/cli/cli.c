@@ -18,8 +18,7 @@
 
 /* ---- messages ------------------------------------------------------------------------- */
 
-static int say(int status, const char *format, va_list args)
-{
+static int say(int status, const char *format, va_list args) {
     fflush(stdout); /* what was made so far stands before the message */
     fputs("bitlm: ", stderr);
     vfprintf(stderr, format, args);
@@ -27,8 +26,7 @@ static int say(int status, const char *format, va_list args)
     return status;
 }
 
-int bl_cli_fail(const char *format, ...)
-{
+int bl_cli_fail(const char *format, ...) {
     va_list args;
     va_start(args, format);
     int status = say(BL_CLI_FAILED, format, args);
@@ -36,8 +34,7 @@ int bl_cli_fail(const char *format, ...)
     return status;
 }
 
-int bl_cli_usage(const char *format, ...)
-{
+int bl_cli_usage(const char *format, ...) {
     va_list args;
     va_start(args, format);
     int status = say(BL_CLI_USAGE, format, args);
@@ -45,14 +42,12 @@ int bl_cli_usage(const char *format, ...)
     return status;
 }
 
-void bl_cli_error_init(bitlm_error *error)
-{
+void bl_cli_error_init(bitlm_error *error) {
     memset(error, 0, sizeof *error);
     error->size = sizeof *error;
 }
 
-int bl_cli_error(bitlm_status status, const bitlm_error *error)
-{
+int bl_cli_error(bitlm_status status, const bitlm_error *error) {
     if (status == BITLM_CANCELED && bl_cli_interrupted())
         return BL_CLI_INTERRUPTED; /* whoever pressed Ctrl-C knows why it stopped */
     return bl_cli_fail("%s", error->text[0] ? error->text : bitlm_status_name(status));
@@ -62,22 +57,19 @@ int bl_cli_error(bitlm_status status, const bitlm_error *error)
 
 static volatile sig_atomic_t interrupted;
 
-static void on_sigint(int number)
-{
+static void on_sigint(int number) {
     (void)number;
     interrupted = 1;
 }
 
 int bl_cli_interrupted(void) { return interrupted != 0; }
 
-static int32_t poll_sigint(void *context)
-{
+static int32_t poll_sigint(void *context) {
     (void)context;
     return interrupted;
 }
 
-void bl_cli_host(bitlm_host *host)
-{
+void bl_cli_host(bitlm_host *host) {
     memset(host, 0, sizeof *host);
     host->size = sizeof *host;
     host->poll = poll_sigint;
@@ -92,8 +84,7 @@ static const char *const text_options[] = {"model",    "kv_type", "truncate",
                                            "on_error", "load",    "hidden_act"};
 static const char *const switch_options[] = {"ignore_eos", "logprobs"};
 
-static int is_one_of(const char *name, const char *const *names, size_t n)
-{
+static int is_one_of(const char *name, const char *const *names, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (strcmp(name, names[i]) == 0)
             return 1;
@@ -101,8 +92,7 @@ static int is_one_of(const char *name, const char *const *names, size_t n)
 }
 
 /* NULL when memory is out or the text is not UTF-8 (jansson takes no other). */
-static json_t *number_or_text(const char *text)
-{
+static json_t *number_or_text(const char *text) {
     json_error_t ignored;
     if (strcmp(text, "true") == 0)
         return json_true();
@@ -116,8 +106,7 @@ static json_t *number_or_text(const char *text)
 }
 
 /* "--max-tokens=5": the name goes to `out` with '_' for '-'; returns what follows '='. */
-static const char *split_name(const char *word, char *out, size_t cap)
-{
+static const char *split_name(const char *word, char *out, size_t cap) {
     size_t n = 0;
     const char *p = word + 2;
     for (; *p && *p != '='; p++)
@@ -127,8 +116,7 @@ static const char *split_name(const char *word, char *out, size_t cap)
     return *p == '=' ? p + 1 : NULL;
 }
 
-static int add_option(json_t *object, const char *name, const char *text)
-{
+static int add_option(json_t *object, const char *name, const char *text) {
     json_t *value;
     if (!text)
         value = json_true();
@@ -153,8 +141,7 @@ static int add_option(json_t *object, const char *name, const char *text)
                   : BL_CLI_OK;
 }
 
-int bl_cli_parse(int argc, char **argv, int first, const bl_cli_flag *flags, bl_cli_line *line)
-{
+int bl_cli_parse(int argc, char **argv, int first, const bl_cli_flag *flags, bl_cli_line *line) {
     int status = BL_CLI_OK, only_arguments = 0;
     char *text = NULL;
     json_t *object = json_object();
@@ -234,8 +221,7 @@ fail:
     return status;
 }
 
-void bl_cli_line_free(bl_cli_line *line)
-{
+void bl_cli_line_free(bl_cli_line *line) {
     bitlm_options_clear(&line->options);
     free(line->arguments);
     line->arguments = NULL;
@@ -243,8 +229,7 @@ void bl_cli_line_free(bl_cli_line *line)
 }
 
 int bl_cli_integer(const char *name, const char *text, long long low, long long high,
-                   long long *value)
-{
+                   long long *value) {
     char *end;
     errno = 0;
     long long v = strtoll(text, &end, 10);
@@ -260,8 +245,7 @@ int bl_cli_integer(const char *name, const char *text, long long low, long long 
 /* ---- models and input ---------------------------------------------------------------------- */
 
 int bl_cli_open(const bl_cli_line *line, const char *builtin, bitlm_model **model,
-                bitlm_session **session)
-{
+                bitlm_session **session) {
     bitlm_error error;
     bitlm_host host;
     bitlm_options options = line->options; /* the texts stay the line's */
@@ -286,8 +270,7 @@ int bl_cli_open(const bl_cli_line *line, const char *builtin, bitlm_model **mode
     return BL_CLI_OK;
 }
 
-int bl_cli_read_stdin(size_t limit, char **text, size_t *length)
-{
+int bl_cli_read_stdin(size_t limit, char **text, size_t *length) {
     size_t n = 0, room = 1 << 16;
     char *buffer = malloc(room);
     if (!buffer)
@@ -339,15 +322,13 @@ static const char help_text[] =
     "`bitlm COMMAND --help` shows the options.  Without --model, generate uses the\n"
     "built-in model `story` and embed the built-in model `embed`.\n";
 
-static int show_help(int argc, char **argv, int first)
-{
+static int show_help(int argc, char **argv, int first) {
     (void)argc, (void)argv, (void)first;
     fputs(help_text, stdout);
     return BL_CLI_OK;
 }
 
-static int show_version(int argc, char **argv, int first)
-{
+static int show_version(int argc, char **argv, int first) {
     (void)argv;
     if (first < argc)
         return bl_cli_usage("version takes no argument");
@@ -364,8 +345,7 @@ static const struct {
     {"-h", show_help},             {"version", show_version}, {"--version", show_version},
 };
 
-int bl_cli_main(int argc, char **argv)
-{
+int bl_cli_main(int argc, char **argv) {
     if (argc < 2) {
         fputs(help_text, stderr);
         return BL_CLI_USAGE;

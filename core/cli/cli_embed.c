@@ -31,14 +31,12 @@ typedef struct job {
     int64_t done;
 } job;
 
-static void print_hex(const uint8_t *code, size_t n)
-{
+static void print_hex(const uint8_t *code, size_t n) {
     for (size_t i = 0; i < n; i++)
         printf("%02x", code[i]);
 }
 
-static void print_row(const job *j, const uint8_t *row, int failed)
-{
+static void print_row(const job *j, const uint8_t *row, int failed) {
     size_t n = (size_t)j->bits;
     if (j->format == F32) {
         fwrite(row, 1, n * 4, stdout); /* a failed row is zeros: records keep their places */
@@ -64,8 +62,7 @@ static void print_row(const job *j, const uint8_t *row, int failed)
 }
 
 /* The core counts from 0 in the batch it was given, which here holds one text. */
-static int bad_text(const job *j, const bitlm_error *error)
-{
+static int bad_text(const job *j, const bitlm_error *error) {
     static const char prefix[] = "text 0 ";
     long long number = (long long)j->done + 1;
     if (strncmp(error->text, prefix, sizeof prefix - 1) == 0)
@@ -73,8 +70,7 @@ static int bad_text(const job *j, const bitlm_error *error)
     return bl_cli_fail("text %lld: %s", number, error->text);
 }
 
-static int run_batch(job *j, const bitlm_text *texts, size_t n)
-{
+static int run_batch(job *j, const bitlm_text *texts, size_t n) {
     bitlm_error error;
     bitlm_status row_status[BATCH] = {0};
     int keep_going = j->options->on_error == BITLM_ON_ERROR_NULL;
@@ -106,8 +102,7 @@ static int run_batch(job *j, const bitlm_text *texts, size_t n)
 }
 
 /* Lines of stdin, gathered into batches. */
-static int run_lines(job *j)
-{
+static int run_lines(job *j) {
     char *lines[BATCH] = {0};
     size_t rooms[BATCH] = {0};
     bitlm_text texts[BATCH];
@@ -144,8 +139,7 @@ static int run_lines(job *j)
     return status;
 }
 
-static int run_arguments(job *j, char **arguments, int n)
-{
+static int run_arguments(job *j, char **arguments, int n) {
     bitlm_text texts[BATCH];
     for (int i = 0; i < n;) {
         size_t m = 0;
@@ -160,8 +154,7 @@ static int run_arguments(job *j, char **arguments, int n)
     return BL_CLI_OK;
 }
 
-int bl_cli_embed(int argc, char **argv, int first)
-{
+int bl_cli_embed(int argc, char **argv, int first) {
     int status, stats = 0;
     const char *format = "hex";
     bitlm_model *model = NULL;

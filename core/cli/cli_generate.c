@@ -24,8 +24,7 @@ static const char usage[] =
     "  --verbose, --stats    tokens a second, to the standard error\n";
 
 /* [{"role":"system",…},{"role":"user",…}]; NULL if a text is not UTF-8. */
-static char *chat_messages(const char *system, const char *prompt, size_t length)
-{
+static char *chat_messages(const char *system, const char *prompt, size_t length) {
     json_t *list = json_array();
     json_t *user = json_stringn(prompt, length);
     char *text = NULL;
@@ -43,8 +42,7 @@ static char *chat_messages(const char *system, const char *prompt, size_t length
     return text;
 }
 
-static int print_piece(const bitlm_piece *piece, int with_logprobs)
-{
+static int print_piece(const bitlm_piece *piece, int with_logprobs) {
     if (with_logprobs) {
         if (piece->token >= 0) {
             json_t *text = json_stringn(piece->text, piece->text_length);
@@ -62,8 +60,7 @@ static int print_piece(const bitlm_piece *piece, int with_logprobs)
 
 /* prompt NULL: its tokens are not known here (a chat's messages are rendered in the core). */
 static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int64_t n_made,
-                        uint64_t t_open, uint64_t t_first, uint64_t t_end, int finish)
-{
+                        uint64_t t_open, uint64_t t_first, uint64_t t_end, int finish) {
     static const char *const why[] = {"cut off", "stop", "length", "context"};
     size_t n_prompt = 0;
     bitlm_error error;
@@ -84,8 +81,7 @@ static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int6
     fprintf(stderr, "\nended by: %s\n", why[finish >= 0 && finish <= 3 ? finish : 0]);
 }
 
-int bl_cli_generate(int argc, char **argv, int first)
-{
+int bl_cli_generate(int argc, char **argv, int first) {
     int status, verbose = 0, chat = 0, newline = 1;
     const char *system = NULL;
     char *owned = NULL, *messages = NULL;

@@ -23,8 +23,7 @@ static const char usage[] =
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n";
 
 /* 3510720 as "3,510,720". */
-static const char *grouped(uint64_t n, char out[32])
-{
+static const char *grouped(uint64_t n, char out[32]) {
     char digits[24];
     int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n), o = 0;
     for (int i = 0; i < len; i++) {
@@ -36,19 +35,16 @@ static const char *grouped(uint64_t n, char out[32])
     return out;
 }
 
-static uint64_t n_weights(const bl_tensor *t)
-{
+static uint64_t n_weights(const bl_tensor *t) {
     return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
 }
 
-static const char *type_name(int32_t type)
-{
+static const char *type_name(int32_t type) {
     const bl_tensor_type *t = bl_tensor_type_find(type);
     return t ? t->name : "?";
 }
 
-static void print_types(const bl_gguf *gguf)
-{
+static void print_types(const bl_gguf *gguf) {
     int32_t seen[64];
     size_t n_seen = 0;
     uint64_t n = bl_gguf_n_tensors(gguf);
@@ -77,8 +73,7 @@ static void print_types(const bl_gguf *gguf)
     }
 }
 
-static void print_tensors(const bl_gguf *gguf)
-{
+static void print_tensors(const bl_gguf *gguf) {
     puts("\n  tensor                            type     shape (fastest first)         bytes");
     for (uint64_t i = 0; i < bl_gguf_n_tensors(gguf); i++) {
         const bl_tensor *t = bl_gguf_tensor_at(gguf, i);
@@ -93,8 +88,7 @@ static void print_tensors(const bl_gguf *gguf)
     }
 }
 
-static void print_keys(const bl_gguf *gguf)
-{
+static void print_keys(const bl_gguf *gguf) {
     puts("");
     for (uint64_t i = 0; i < bl_gguf_n_keys(gguf); i++) {
         int32_t type;
@@ -105,8 +99,7 @@ static void print_keys(const bl_gguf *gguf)
     }
 }
 
-static void print_model(const bitlm_model *m, const bitlm_model_info *info)
-{
+static void print_model(const bitlm_model *m, const bitlm_model_info *info) {
     static const char *const kinds[] = {"of a kind this version does not know: token ids only",
                                         "SentencePiece BPE", "WordPiece"};
     char number[32];
@@ -121,7 +114,7 @@ static void print_model(const bitlm_model *m, const bitlm_model_info *info)
     if (info->can_chat)
         printf(", chats (template: %s)", bl_chat_name(m->chat));
     puts("");
-    printf("parameters    %s\n", grouped(info->n_parameters, number));
+    printf("parameters    %s, padding included\n", grouped(info->n_parameters, number));
     printf("shape         hidden %lld, %lld layers, %lld heads", (long long)m->hidden_size,
            (long long)m->n_layers, (long long)m->n_heads);
     if (m->n_kv_heads != m->n_heads)
@@ -137,8 +130,7 @@ static void print_model(const bitlm_model *m, const bitlm_model_info *info)
 }
 
 /* Decodes every row; a weight that is not finite is named. */
-static int verify_tensors(const bl_gguf *gguf)
-{
+static int verify_tensors(const bl_gguf *gguf) {
     uint64_t n = bl_gguf_n_tensors(gguf), total = 0;
     char number[32], name[80];
     for (uint64_t i = 0; i < n; i++) {
@@ -171,8 +163,7 @@ static int verify_tensors(const bl_gguf *gguf)
     return BL_CLI_OK;
 }
 
-static int print_id(bitlm_model *model)
-{
+static int print_id(bitlm_model *model) {
     bitlm_error error;
     bitlm_host host;
     uint8_t id[16];
@@ -188,8 +179,7 @@ static int print_id(bitlm_model *model)
     return BL_CLI_OK;
 }
 
-static void print_file(const char *name, const bl_gguf *gguf, uint64_t bytes)
-{
+static void print_file(const char *name, const bl_gguf *gguf, uint64_t bytes) {
     char shown[300], number[32];
     printf("file          %s\n", bl_show(shown, sizeof shown, name, strlen(name)));
     printf("format        GGUF v%u, %s bytes, %llu tensors, %llu keys\n", bl_gguf_version(gguf),
@@ -198,8 +188,7 @@ static void print_file(const char *name, const bl_gguf *gguf, uint64_t bytes)
 }
 
 /* The file as GGUF alone, for one that is no model of ours. */
-static int show_container(const bl_cli_line *line, const char *name, int tensors, int verify)
-{
+static int show_container(const bl_cli_line *line, const char *name, int tensors, int verify) {
     bl_alloc alloc = bl_alloc_from_host(NULL);
     bl_mapping mapping;
     bl_gguf *gguf = NULL;
@@ -228,8 +217,7 @@ static int show_container(const bl_cli_line *line, const char *name, int tensors
     return shown;
 }
 
-static int show(const bl_cli_line *line, const char *name, int tensors, int verify)
-{
+static int show(const bl_cli_line *line, const char *name, int tensors, int verify) {
     bitlm_model *model = NULL;
     bitlm_error error;
     bitlm_host host;
@@ -268,8 +256,7 @@ fail:
     return status;
 }
 
-int bl_cli_info(int argc, char **argv, int first)
-{
+int bl_cli_info(int argc, char **argv, int first) {
     int status, tensors = 0, verify = 0;
     bl_cli_line line;
     const bl_cli_flag flags[] = {{"tensors", NULL, &tensors}, {"verify", NULL, &verify},

@@ -17,8 +17,7 @@ static const char usage[] =
     "  --seed N               equal seeds give equal files (default: 0)\n"
     "The weights are random: the text that comes out says nothing.\n";
 
-static int find_type(const char *flag, const char *name, int32_t *type)
-{
+static int find_type(const char *flag, const char *name, int32_t *type) {
     const bl_tensor_type *found = bl_tensor_type_named(name, strlen(name));
     char shown[60];
     if (!found)
@@ -29,8 +28,7 @@ static int find_type(const char *flag, const char *name, int32_t *type)
     return BL_CLI_OK;
 }
 
-static void show_progress(void *context, double fraction)
-{
+static void show_progress(void *context, double fraction) {
     int *last = context, percent = (int)(fraction * 100);
     if (percent == *last)
         return;
@@ -39,8 +37,7 @@ static void show_progress(void *context, double fraction)
     fflush(stderr);
 }
 
-int bl_cli_synth(int argc, char **argv, int first)
-{
+int bl_cli_synth(int argc, char **argv, int first) {
     int status, percent = -1;
     const char *shape = "tiny", *type_name = "i2_s", *embedding_name = "f16";
     int32_t type, embedding;
