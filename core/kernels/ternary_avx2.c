@@ -3,18 +3,19 @@
  * vpmaddubsw multiplies 32 codes (0..3) with 32 int8 and adds neighbours, at most 762 in
  * magnitude, so 43 of them fit an int16 sum before it is widened.
  *
- * Few tokens (decode): memory is the limit, so the packed bytes are used where they lie.  A
- * packed vector of 32 bytes holds 128 codes:
+ * Few tokens (decode): memory is the limit, so the packed bytes are used where they lie, row after
+ * row.  A packed vector of 32 bytes holds 128 codes:
  *
  *     bits   7 6   5 4   3 2   1 0
  *     I2_S   g=0   g=1   g=2   g=3     code of weight g*32 + byte
  *     TQ2_0  g=3   g=2   g=1   g=0
  *
- * For one token two groups stay in place as code*4 (mask 0x0c), which saves two of three shifts;
- * their sums are a multiple of 4 and are kept apart until they are widened.
+ * Two groups stay in place as code*4 (mask 0x0c), which saves two of three shifts; their sums are a
+ * multiple of 4 and are kept apart until they are widened.  TQ1_0's trits come out by multiplying
+ * bytes by 3, digit after digit.
  *
- * Many tokens (prefill), and TQ1_0: a panel of rows is expanded to a byte a code in `scratch`,
- * in pieces of k whose codes stay in the first cache, and multiplied in blocks of 2 rows x 4 tokens.
+ * Many tokens (prefill): a panel of rows is expanded to a byte a code in `scratch`, in pieces of k
+ * whose codes stay in the first cache, and multiplied in blocks of 2 rows x 4 tokens.
  *
  * Called through the table of kernels_avx2.c. */
 #include "kernels/kernels_avx2.h"
@@ -57,6 +58,7 @@ INLINE void packed_step(int tq2, const uint8_t *row, const int8_t *x, int64_t b,
     __m256i m3 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), load256(x + (tq2 ? 96 : 0)));
     *sum1 = _mm256_add_epi16(*sum1, _mm256_add_epi16(m0, m2));
     *sum4 = _mm256_add_epi16(*sum4, _mm256_add_epi16(m1, m3));
+    __asm__ volatile("" : "+x"(*sum1), "+x"(*sum4) : : "memory");
 }
 
 /* Four times a row's sum, in eight parts.  sum4 holds 5 vectors (5 * 2 * 3048 fits int16), sum1 20. */
@@ -93,130 +95,7 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
     return acc;
 }
 
-/* Row after row: one stream through memory is read faster than several. */
-INLINE void packed_rows(int tq2, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
-                        const int8_t *x, int32_t xsum, float factor, float *y) {
-    int64_t n = k / 128, r = r0;
-    for (; r + 4 <= r1; r += 4) {
-        __m256i acc[4];
-        for (int i = 0; i < 4; i++) {
-            acc[i] = packed_row(tq2, w + (r + i) * row_bytes, x, n);
-        }
-        __m128i sum = _mm_srai_epi32(sum4_epi32(acc[0], acc[1], acc[2], acc[3]), 2);
-        sum = _mm_sub_epi32(sum, _mm_set1_epi32(xsum));
-        _mm_storeu_ps(y + r, _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(factor)));
-    }
-    for (; r < r1; r++) {
-        int32_t sum = sum_epi32(packed_row(tq2, w + r * row_bytes, x, n)) >> 2;
-        y[r] = (float)(sum - xsum) * factor;
-    }
-}
-
-/* ---- a few tokens, packed bytes in place ---------------------------------------------------- */
-
-/* nr rows x nt tokens; y stands at the first row and token. */
-INLINE void packed_block(int tq2, const uint8_t *w, int64_t row_bytes, int nr, int64_t k, const int8_t *x,
-                         int64_t ldx, int nt, const int32_t *xsum, const float *factor, float *y, int64_t ldy) {
-    const __m256i mask = _mm256_set1_epi8(3);
-    __m256i acc[2][4], sum[2][4];
-    int64_t n = k / 128;
-#pragma GCC unroll 4
-    for (int r = 0; r < nr; r++) {
-#pragma GCC unroll 4
-        for (int t = 0; t < nt; t++) {
-            acc[r][t] = _mm256_setzero_si256();
-        }
-    }
-    for (int64_t b = 0; b < n;) {
-        int64_t end = BL_MIN(b + 10, n); /* 10 * 4 products fit int16 */
-#pragma GCC unroll 4
-        for (int r = 0; r < nr; r++) {
-#pragma GCC unroll 4
-            for (int t = 0; t < nt; t++) {
-                sum[r][t] = _mm256_setzero_si256();
-            }
-        }
-        for (; b < end; b++) {
-            __m256i packed[2];
-#pragma GCC unroll 4
-            for (int r = 0; r < nr; r++) {
-                packed[r] = load256(w + r * row_bytes + vector_at(tq2, b));
-            }
-#pragma GCC unroll 4
-            for (int g = 0; g < 4; g++) {
-                __m256i code[2];
-#pragma GCC unroll 4
-                for (int r = 0; r < nr; r++) {
-                    code[r] = _mm256_and_si256(_mm256_srli_epi16(packed[r], 2 * g), mask);
-                }
-#pragma GCC unroll 4
-                for (int t = 0; t < nt; t++) {
-                    __m256i v = load256(x + t * ldx + b * 128 + (tq2 ? g : 3 - g) * 32);
-#pragma GCC unroll 4
-                    for (int r = 0; r < nr; r++) {
-                        sum[r][t] = _mm256_add_epi16(sum[r][t], _mm256_maddubs_epi16(code[r], v));
-                    }
-                }
-            }
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < nr; r++) {
-#pragma GCC unroll 4
-            for (int t = 0; t < nt; t++) {
-                acc[r][t] = widen(acc[r][t], sum[r][t]);
-            }
-        }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < nr; r++) {
-#pragma GCC unroll 4
-        for (int t = 0; t < nt; t++) {
-            y[t * ldy + r] = (float)(sum_epi32(acc[r][t]) - xsum[t]) * factor[t];
-        }
-    }
-}
-
-INLINE void packed_pair(int tq2, const uint8_t *w, int64_t row_bytes, int nr, int64_t k, const int8_t *xq,
-                        int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
-                        int64_t ldy) {
-    int64_t t = 0;
-    for (; t + 4 <= n_tok; t += 4) {
-        packed_block(tq2, w, row_bytes, nr, k, xq + t * ldx, ldx, 4, xsum + t, factor + t, y + t * ldy, ldy);
-    }
-    for (; t + 2 <= n_tok; t += 2) {
-        packed_block(tq2, w, row_bytes, nr, k, xq + t * ldx, ldx, 2, xsum + t, factor + t, y + t * ldy, ldy);
-    }
-    for (; t < n_tok; t++) {
-        packed_block(tq2, w, row_bytes, nr, k, xq + t * ldx, ldx, 1, xsum + t, factor + t, y + t * ldy, ldy);
-    }
-}
-
-INLINE void packed(int tq2, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
-                   const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok,
-                   float *y, int64_t ldy) {
-    int64_t r = r0;
-    if (n_tok == 1) {
-        packed_rows(tq2, w, row_bytes, k, r0, r1, xq, xsum[0], factor[0], y);
-        return;
-    }
-    for (; r + 2 <= r1; r += 2) {
-        packed_pair(tq2, w + r * row_bytes, row_bytes, 2, k, xq, ldx, xsum, factor, n_tok, y + r, ldy);
-    }
-    for (; r < r1; r++) {
-        packed_pair(tq2, w + r * row_bytes, row_bytes, 1, k, xq, ldx, xsum, factor, n_tok, y + r, ldy);
-    }
-}
-
-/* ---- expansion of rows to a byte a code ------------------------------------------------------ */
-
-INLINE void expand_32_bytes(int tq2, const uint8_t *at, uint8_t *codes) {
-    const __m256i mask = _mm256_set1_epi8(3);
-    __m256i v = load256(at);
-#pragma GCC unroll 4
-    for (int g = 0; g < 4; g++) {
-        store256(codes + (tq2 ? g : 3 - g) * 32, _mm256_and_si256(_mm256_srli_epi16(v, 2 * g), mask));
-    }
-}
+/* ---- TQ1_0 ------------------------------------------------------------------------------------ */
 
 /* Trit of each byte's leading digit, from bytes kept xor 0x80: that form survives times 3 (128*3
  * is 128 mod 256), and turns (q*3)>>8, that is (q > 85) + (q > 170), into signed compares. */
@@ -229,27 +108,104 @@ INLINE __m256i leading_trit(__m256i q) {
 INLINE __m256i times3(__m256i q) { return _mm256_add_epi8(q, _mm256_add_epi8(q, q)); }
 INLINE __m128i times3_128(__m128i q) { return _mm_add_epi8(q, _mm_add_epi8(q, q)); }
 
-void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes) {
+/* A block of 256 weights as eight vectors of codes. */
+INLINE void tq1_codes(const uint8_t *block, __m256i *codes) {
     __m256i q = _mm256_xor_si256(load256(block), _mm256_set1_epi8(-128));
 #pragma GCC unroll 5
     for (int n = 0; n < 5; n++) {
-        store256(codes + n * 32, leading_trit(q));
+        codes[n] = leading_trit(q);
         q = times3(q);
     }
     /* 16 bytes of five trits: two digits fill a vector; the last shares one with the 4 bytes of four. */
     __m128i a = _mm_xor_si128(load128(block + 32), _mm_set1_epi8(-128));
-    __m128i b = times3_128(a);
-    q = _mm256_set_m128i(b, a);
-    store256(codes + 160, leading_trit(q));
+    q = _mm256_set_m128i(times3_128(a), a);
+    codes[5] = leading_trit(q);
     q = times3(times3(q));
-    store256(codes + 192, leading_trit(q));
+    codes[6] = leading_trit(q);
     q = times3(times3(q));
     int32_t last;
     memcpy(&last, block + 48, sizeof last);
     __m128i h0 = _mm_xor_si128(_mm_set1_epi32(last), _mm_set1_epi8(-128));
     __m128i h1 = times3_128(h0), h2 = times3_128(h1), h3 = times3_128(h2);
     __m128i h = _mm_blend_epi16(_mm_blend_epi16(h0, h1, 0x0c), _mm_blend_epi16(h2, h3, 0xc0), 0xf0);
-    store256(codes + 224, leading_trit(_mm256_inserti128_si256(q, h, 1)));
+    codes[7] = leading_trit(_mm256_inserti128_si256(q, h, 1));
+}
+
+void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes) {
+    __m256i v[8];
+    tq1_codes(block, v);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        store256(codes + i * 32, v[i]);
+    }
+}
+
+/* Four times a row's sum, as packed_row has it; trits are at most 2, so 8 blocks of 8 products fit int16. */
+INLINE __m256i tq1_row(const uint8_t *row, const int8_t *x, int64_t n_blocks) {
+    __m256i acc = _mm256_setzero_si256();
+    for (int64_t b = 0; b < n_blocks;) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int64_t end = BL_MIN(b + 8, n_blocks); b < end; b++) {
+            __m256i v[8];
+            _mm_prefetch((const char *)row + b * 54 + AHEAD, _MM_HINT_T0);
+            tq1_codes(row + b * 54, v);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(v[i], load256(x + b * 256 + i * 32)));
+            }
+        }
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(4)));
+    }
+    return acc;
+}
+
+/* ---- rows for one token or a few -------------------------------------------------------------- */
+
+INLINE __m256i row_sum(int32_t type, const uint8_t *row, const int8_t *x, int64_t k) {
+    return type == BL_TYPE_TQ1_0 ? tq1_row(row, x, k / 256) : packed_row(type == BL_TYPE_TQ2_0, row, x, k / 128);
+}
+
+/* Row after row: one stream through memory is read faster than several. */
+INLINE void packed_rows(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
+                        const int8_t *x, int32_t xsum, float factor, float *y) {
+    int64_t r = r0;
+    for (; r + 4 <= r1; r += 4) {
+        __m256i acc[4];
+        for (int i = 0; i < 4; i++) {
+            acc[i] = row_sum(type, w + (r + i) * row_bytes, x, k);
+        }
+        __m128i sum = _mm_srai_epi32(sum4_epi32(acc[0], acc[1], acc[2], acc[3]), 2);
+        sum = _mm_sub_epi32(sum, _mm_set1_epi32(xsum));
+        _mm_storeu_ps(y + r, _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(factor)));
+    }
+    for (; r < r1; r++) {
+        int32_t sum = sum_epi32(row_sum(type, w + r * row_bytes, x, k)) >> 2;
+        y[r] = (float)(sum - xsum) * factor;
+    }
+}
+
+/* A few tokens: 16 rows at a time, which the second token finds in the cache. */
+INLINE void packed(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
+                   const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok,
+                   float *y, int64_t ldy) {
+    int64_t rows = n_tok == 1 ? r1 - r0 : 16;
+    for (int64_t r = r0; r < r1; r += rows) {
+        for (int64_t t = 0; t < n_tok; t++) {
+            packed_rows(type, w, row_bytes, k, r, BL_MIN(r + rows, r1), xq + t * ldx, xsum[t], factor[t],
+                        y + t * ldy);
+        }
+    }
+}
+
+/* ---- expansion of rows to a byte a code ------------------------------------------------------ */
+
+INLINE void expand_32_bytes(int tq2, const uint8_t *at, uint8_t *codes) {
+    const __m256i mask = _mm256_set1_epi8(3);
+    __m256i v = load256(at);
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        store256(codes + (tq2 ? g : 3 - g) * 32, _mm256_and_si256(_mm256_srli_epi16(v, 2 * g), mask));
+    }
 }
 
 /* Codes of weights first .. first+n-1 of a row; both are multiples of the type's block. */
@@ -268,6 +224,7 @@ INLINE void expand(int32_t type, const uint8_t *row, int64_t first, int64_t n, u
 
 /* ---- many tokens: panels ----------------------------------------------------------------------- */
 
+#define MANY 6            /* tokens from which expansion pays */
 #define PANEL_ROWS 16
 #define PIECE_K 1280      /* <= 43*32, a multiple of 256: one int16 sum; 16 rows are 20 KiB (bl_ternary_scratch) */
 #define PANEL_TOKENS 256  /* int32 sums of 16 x 256 live on the stack: 16 KiB */
@@ -334,10 +291,18 @@ static void panel_piece(const uint8_t *codes, int64_t n_rows, const int8_t *x, i
                         (int32_t(*)[PANEL_TOKENS])&sums[r][t]);
         }
     }
-    for (; t < n_tok; t++) {
-        for (int64_t r = 0; r < n_rows; r += 2) {
-            panel_block(codes + r * PIECE_K, 2, x + t * ldx, ldx, 1, n,
-                        (int32_t(*)[PANEL_TOKENS])&sums[r][t]);
+    for (int64_t r = 0; r < n_rows && t < n_tok; r += 2) {
+        int32_t(*to)[PANEL_TOKENS] = (int32_t(*)[PANEL_TOKENS])&sums[r][t];
+        switch (n_tok - t) {
+        case 3:
+            panel_block(codes + r * PIECE_K, 2, x + t * ldx, ldx, 3, n, to);
+            break;
+        case 2:
+            panel_block(codes + r * PIECE_K, 2, x + t * ldx, ldx, 2, n, to);
+            break;
+        default:
+            panel_block(codes + r * PIECE_K, 2, x + t * ldx, ldx, 1, n, to);
+            break;
         }
     }
 }
@@ -375,14 +340,14 @@ static void panels(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k,
 void bl_ternary_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
                         const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,
                         int64_t n_tok, float *y, int64_t ldy, void *scratch) {
-    if (type == BL_TYPE_TQ1_0) {
-        panels(type, w, k / 256 * 54, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
-    } else if (n_tok >= 8) {
-        int64_t row_bytes = type == BL_TYPE_TQ2_0 ? k / 256 * 66 : k / 4;
+    int64_t row_bytes = type == BL_TYPE_TQ1_0 ? k / 256 * 54 : type == BL_TYPE_TQ2_0 ? k / 256 * 66 : k / 4;
+    if (n_tok >= MANY) {
         panels(type, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+    } else if (type == BL_TYPE_TQ1_0) {
+        packed(BL_TYPE_TQ1_0, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
     } else if (type == BL_TYPE_TQ2_0) {
-        packed(1, w, k / 256 * 66, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
+        packed(BL_TYPE_TQ2_0, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
     } else {
-        packed(0, w, k / 4, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
+        packed(BL_TYPE_I2_S, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
     }
 }

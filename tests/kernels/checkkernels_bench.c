@@ -45,6 +45,7 @@ static void ternary(const bl_kernels *k, int32_t type, int64_t turn, int64_t row
 }
 
 static void i2_s_1(const bl_kernels *k, int64_t turn) { ternary(k, BL_TYPE_I2_S, turn, ROWS, 1); }
+static void i2_s_2(const bl_kernels *k, int64_t turn) { ternary(k, BL_TYPE_I2_S, turn, ROWS, 2); }
 static void i2_s_4(const bl_kernels *k, int64_t turn) { ternary(k, BL_TYPE_I2_S, turn, ROWS, 4); }
 static void i2_s_warm(const bl_kernels *k, int64_t turn) { ternary(k, BL_TYPE_I2_S, turn & 1, 64, 1); }
 static void i2_s_8(const bl_kernels *k, int64_t turn) { ternary(k, BL_TYPE_I2_S, turn, 1024, 8); }
@@ -157,6 +158,7 @@ static void hamming_4k(const bl_kernels *k, int64_t turn) {
 static const measure measures[] = {
     {"ternary_i8/I2_S 1 token, cold", i2_s_1, BYTES(2, ROWS), OPS(ROWS, 1), 1},
     {"ternary_i8/I2_S 1 token, warm", i2_s_warm, BYTES(2, 64), OPS(64, 1), 2},
+    {"ternary_i8/I2_S 2 tokens, cold", i2_s_2, BYTES(2, ROWS), OPS(ROWS, 2), 1},
     {"ternary_i8/I2_S 4 tokens, cold", i2_s_4, BYTES(2, ROWS), OPS(ROWS, 4), 1},
     {"ternary_i8/I2_S 8 tokens", i2_s_8, BYTES(2, 1024), OPS(1024, 8), 2},
     {"ternary_i8/I2_S 256 tokens", i2_s_256, BYTES(2, 256), OPS(256, TOKENS), 2},
