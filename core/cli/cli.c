@@ -254,8 +254,8 @@ int bl_cli_open(const bl_cli_line *line, const char *builtin, bitlm_model **mode
     *model = NULL;
     *session = NULL;
 
-    const char *name = options.model.length ? options.model.data : builtin;
-    size_t length = options.model.length ? options.model.length : strlen(builtin);
+    const char *name = options.model.data ? options.model.data : builtin;
+    size_t length = options.model.data ? options.model.length : strlen(builtin);
     bitlm_status s = bitlm_model_open(name, length, 0, &options, &host, model, &error);
     if (s != BITLM_OK)
         return bl_cli_error(s, &error);

@@ -1,6 +1,6 @@
 /* cli_embed.c - `bitlm embed`: texts to codes or vectors, one line (or one record)
- * for each text, in batches.  With `-` a text is a line of the standard input, read
- * and answered as it comes.  Called by cli.c. */
+ * for each text.  With `-` a text is a line of the standard input; lines are answered a
+ * batch at a time.  Called by cli.c. */
 #define _GNU_SOURCE
 #include "cli/cli.h"
 

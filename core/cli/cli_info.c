@@ -270,7 +270,7 @@ int bl_cli_info(int argc, char **argv, int first) {
         status = bl_cli_usage("info takes one file, but got %d", line.n_arguments);
     } else if (line.n_arguments == 1) {
         status = show(&line, line.arguments[0], tensors, verify);
-    } else if (line.options.model.length) {
+    } else if (line.options.model.data) {
         /* the options' texts end at their length, not at a NUL */
         char *name = strndup(line.options.model.data, line.options.model.length);
         status = name ? show(&line, name, tensors, verify)

@@ -175,6 +175,8 @@ def test_generate_missing_model():
     err = refused("generate", "--model", "/nowhere/m.gguf", "x", status=1)
     assert "/nowhere/m.gguf" in err
     assert "embed" in refused("generate", "--model", "embed", "x", status=1)
+    for command in ("generate", "embed"):
+        assert "empty" in refused(command, "--model", "", "x", status=1)
 
 
 def interrupt(args, wait_for_output, stdin=subprocess.DEVNULL, env=None):
