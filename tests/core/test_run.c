@@ -310,7 +310,7 @@ START_TEST(cancel_at_every_poll) {
     host_state quiet = {0};
     bitlm_host host = host_of(&quiet, 0);
     ck_assert_int_eq(whole_job(&host, &why, want, sizeof want, code), BITLM_OK);
-    ck_assert_int_gt(quiet.polls, 5);
+    ck_assert_int_ge(quiet.polls, 5); /* four tokens and a text: each call asks when it begins */
     for (int stop = 1;; stop++) {
         host_state h = {.stop_at = stop};
         host = host_of(&h, 0);
