@@ -35,12 +35,15 @@ static inline int bls_is_interrupted(sqlite3 *db)
     return 0;
 }
 
-/* From 3.45 a function that sets a subtype must say so. */
-#ifdef SQLITE_RESULT_SUBTYPE
-#define BLS_RESULT_SUBTYPE SQLITE_RESULT_SUBTYPE
-#else
-#define BLS_RESULT_SUBTYPE 0
+/* The flag of a function that sets a subtype.  Libraries from 3.45 on may insist on it
+ * (those built with SQLITE_STRICT_SUBTYPE do), whatever header we were built with. */
+#ifndef SQLITE_RESULT_SUBTYPE
+#define SQLITE_RESULT_SUBTYPE 0x001000000
 #endif
+static inline int bls_result_subtype(void)
+{
+    return sqlite3_libversion_number() >= 3045000 ? SQLITE_RESULT_SUBTYPE : 0;
+}
 
 /* The subtype by which SQLite's json_array() and others take a text as JSON. */
 #define BLS_SUBTYPE_JSON 74u

@@ -502,25 +502,25 @@ int bls_register_text(bls_state *state)
     static const struct {
         const char *name;
         void (*function)(sqlite3_context *, int, sqlite3_value **);
-        int flags;
+        int sets_subtype;
     } table[] = {
         {"bitlm_generate", fn_generate, 0},
         {"bitlm_chat", fn_chat, 0},
         {"bitlm_embed", fn_embed, 0},
         {"bitlm_embed_f32", fn_embed_f32, 0},
-        {"bitlm_tokenize", fn_tokenize, BLS_RESULT_SUBTYPE},
+        {"bitlm_tokenize", fn_tokenize, 1},
         {"bitlm_detokenize", fn_detokenize, 0},
         {"bitlm_token_count", fn_token_count, 0},
     };
     size_t i;
-    int rc;
+    int flags, rc;
 
     for (i = 0; i < sizeof table / sizeof table[0]; i++) {
-        rc = bls_function(state, table[i].name, 1,
-                          table[i].flags | SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS,
+        flags = table[i].sets_subtype ? bls_result_subtype() : 0;
+        rc = bls_function(state, table[i].name, 1, flags | SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS,
                           table[i].function);
         if (rc == SQLITE_OK)
-            rc = bls_function(state, table[i].name, 2, table[i].flags, table[i].function);
+            rc = bls_function(state, table[i].name, 2, flags, table[i].function);
         if (rc != SQLITE_OK)
             return rc;
     }
