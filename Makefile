@@ -5,6 +5,7 @@
 #   make demo     deps, build, the main job shown in the sqlite3 shell
 #   make check    deps, build, every test
 #   make asan | ubsan | tsan | valgrind    the C tests under a checker
+#   make fuzz     libFuzzer over files and texts (needs clang), FUZZ_SECONDS each
 #   make bench | install | clean
 #
 # Variables: PREFIX, DESTDIR, CC, BUILDTYPE.
@@ -45,7 +46,10 @@ install: all
 asan ubsan tsan valgrind: deps
 	@.ci/sanitize.sh $@
 
+fuzz: deps
+	@.ci/fuzz.sh
+
 clean:
 	rm -rf build
 
-.PHONY: all deps demo check bench install asan ubsan tsan valgrind clean
+.PHONY: all deps demo check bench install asan ubsan tsan valgrind fuzz clean
