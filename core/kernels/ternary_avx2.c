@@ -33,11 +33,6 @@ INLINE __m128i sum4_epi32(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
 }
 
-/* int16 sums added in pairs to int32 ones. */
-INLINE __m256i widen(__m256i acc, __m256i sums16) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(sums16, _mm256_set1_epi16(1)));
-}
-
 /* Where the packed vector of 128 weights number b stands in a row: TQ2_0 has a scale after two. */
 INLINE int64_t vector_at(int tq2, int64_t b) { return tq2 ? b * 32 + (b >> 1) * 2 : b * 32; }
 
