@@ -157,7 +157,9 @@ uint16_t bl_f32_to_f16(float x) {
     return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
 }
 
-float bl_bf16_to_f32(uint16_t h) { return f32_of_bits((uint32_t)h << 16); }
+float bl_bf16_to_f32(uint16_t h) {
+    return f32_of_bits((uint32_t)h << 16);
+}
 
 uint16_t bl_f32_to_bf16(float x) {
     uint32_t bits = bits_of_f32(x);
@@ -183,4 +185,6 @@ uint64_t bl_read_u64(const void *p) {
     return bl_read_u32(b) | (uint64_t)bl_read_u32(b + 4) << 32;
 }
 
-float bl_read_f32(const void *p) { return f32_of_bits(bl_read_u32(p)); }
+float bl_read_f32(const void *p) {
+    return f32_of_bits(bl_read_u32(p));
+}

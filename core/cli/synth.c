@@ -34,7 +34,9 @@ static const shape shapes[] = {
     {"7b", 4096, 32, 32, 8, 11008, 32000, 4096, 10000.0f},
 };
 
-const char *bl_synth_shapes(void) { return "tiny, 100m, 700m, bitnet-2b4t, 7b"; }
+const char *bl_synth_shapes(void) {
+    return "tiny, 100m, 700m, bitnet-2b4t, 7b";
+}
 
 /* 3^8: eight trits are looked up at once, 16 random bits choosing among them. */
 #define EIGHTS 6561
@@ -49,13 +51,13 @@ typedef struct synth {
     void *context;
     bitlm_error *error;
     bl_gguf_writer *writer;
-    int writer_failed;     /* the sentence is the writer's, and comes out of finish */
-    uint64_t tensor;       /* number of the tensor being made: its stream of random numbers */
-    uint64_t done, total;  /* weights, for progress */
-    int8_t (*eights)[8];   /* EIGHTS */
-    int8_t *trits;         /* PANEL */
-    float *values;         /* PANEL */
-    uint8_t *packed;       /* PANEL * 4 + 32 */
+    int writer_failed;    /* the sentence is the writer's, and comes out of finish */
+    uint64_t tensor;      /* number of the tensor being made: its stream of random numbers */
+    uint64_t done, total; /* weights, for progress */
+    int8_t (*eights)[8];  /* EIGHTS */
+    int8_t *trits;        /* PANEL */
+    float *values;        /* PANEL */
+    uint8_t *packed;      /* PANEL * 4 + 32 */
 } synth;
 
 /* ---- the vocabulary ------------------------------------------------------------------ */
@@ -271,11 +273,11 @@ static const struct {
     int fill;
     uint8_t rows, k; /* which dimension: 'h'idden, 'f'fn, 'k'v, '1' */
 } layer_tensors[] = {
-    {"attn_norm", FILL_NORM, '1', 'h'},   {"attn_sub_norm", FILL_NORM, '1', 'h'},
-    {"ffn_norm", FILL_NORM, '1', 'h'},    {"ffn_sub_norm", FILL_NORM, '1', 'f'},
-    {"attn_q", FILL_TRITS, 'h', 'h'},     {"attn_k", FILL_TRITS, 'k', 'h'},
-    {"attn_v", FILL_TRITS, 'k', 'h'},     {"attn_output", FILL_TRITS, 'h', 'h'},
-    {"ffn_gate", FILL_TRITS, 'f', 'h'},   {"ffn_up", FILL_TRITS, 'f', 'h'},
+    {"attn_norm", FILL_NORM, '1', 'h'}, {"attn_sub_norm", FILL_NORM, '1', 'h'},
+    {"ffn_norm", FILL_NORM, '1', 'h'},  {"ffn_sub_norm", FILL_NORM, '1', 'f'},
+    {"attn_q", FILL_TRITS, 'h', 'h'},   {"attn_k", FILL_TRITS, 'k', 'h'},
+    {"attn_v", FILL_TRITS, 'k', 'h'},   {"attn_output", FILL_TRITS, 'h', 'h'},
+    {"ffn_gate", FILL_TRITS, 'f', 'h'}, {"ffn_up", FILL_TRITS, 'f', 'h'},
     {"ffn_down", FILL_TRITS, 'h', 'f'},
 };
 
@@ -292,7 +294,9 @@ static uint64_t dimension(const shape *h, int which) {
     }
 }
 
-static uint64_t n_tensors(const shape *h) { return 2 + h->layers * BL_COUNT(layer_tensors); }
+static uint64_t n_tensors(const shape *h) {
+    return 2 + h->layers * BL_COUNT(layer_tensors);
+}
 
 static tensor tensor_at(const synth *s, uint64_t i) {
     const shape *h = s->shape;
@@ -408,11 +412,15 @@ static bitlm_status check_type(int32_t type, const char *what, bitlm_error *erro
 
 bitlm_status bl_synth(const char *shape_name, int32_t type, int32_t embd_type, uint64_t seed,
                       const char *path, const bl_alloc *alloc, bl_poll *poll,
-                      void (*progress)(void *context, double fraction), void *context,
-                      bitlm_error *error) {
+                      void (*progress)(void *context, double fraction), void *context, bitlm_error *error) {
     char shown[40];
-    synth s = {.type = type, .embd_type = embd_type < 0 ? BL_TYPE_F16 : embd_type, .seed = seed,
-               .poll = poll, .progress = progress, .context = context, .error = error};
+    synth s = {.type = type,
+               .embd_type = embd_type < 0 ? BL_TYPE_F16 : embd_type,
+               .seed = seed,
+               .poll = poll,
+               .progress = progress,
+               .context = context,
+               .error = error};
     bitlm_status status = check_type(type, "the weights'", error);
     if (status == BITLM_OK)
         status = check_type(s.embd_type, "the embedding's", error);
@@ -432,7 +440,7 @@ bitlm_status bl_synth(const char *shape_name, int32_t type, int32_t embd_type, u
         return bl_error_nomem(error, whole, "a panel of weights");
     s.packed = (uint8_t *)(s.values + PANEL);
     s.trits = (int8_t *)(s.packed + PANEL * 4 + 64);
-    s.eights = (int8_t (*)[8])(s.trits + PANEL);
+    s.eights = (int8_t(*)[8])(s.trits + PANEL);
     make_eights(s.eights);
     status = bl_gguf_writer_begin(path, &s.alloc, &s.writer, error);
     if (status != BITLM_OK)

@@ -22,14 +22,14 @@ typedef unsigned long long ull; /* for messages */
 
 typedef struct entry {
     const char *key;
-    int32_t type;     /* as in the file */
-    int32_t element;  /* of an array, as in the file */
-    int32_t stored;   /* of an array: I32 (any integers that fit), I64, U64, F32, F64, BOOL, STRING */
+    int32_t type;    /* as in the file */
+    int32_t element; /* of an array, as in the file */
+    int32_t stored;  /* of an array: I32 (any integers that fit), I64, U64, F32, F64, BOOL, STRING */
     uint64_t count;
     union {
-        int64_t i;    /* integers but U64, BOOL */
-        uint64_t u;   /* U64 */
-        double d;     /* F32, F64 */
+        int64_t i;  /* integers but U64, BOOL */
+        uint64_t u; /* U64 */
+        double d;   /* F32, F64 */
         bitlm_text text;
         const void *array;
     } value;
@@ -285,8 +285,9 @@ static bitlm_status read_array(reader *r, entry *e) {
         return bl_error(r->error, BITLM_UNSUPPORTED, "%s is an array of arrays, which bitlm does not read",
                         r->where);
     if (element > BL_GGUF_F64)
-        return bl_error(r->error, BITLM_FORMAT, "%s is an array of the unknown type %" PRIu32
-                        ", but types go from 0 to 12", r->where, element);
+        return bl_error(r->error, BITLM_FORMAT,
+                        "%s is an array of the unknown type %" PRIu32 ", but types go from 0 to 12", r->where,
+                        element);
     if (e->count > BL_GGUF_MAX_ELEMENTS)
         return bl_error(r->error, BITLM_LIMIT, "%s is an array of %llu elements, more than the limit of %d",
                         r->where, (ull)e->count, BL_GGUF_MAX_ELEMENTS);
@@ -343,8 +344,8 @@ static bitlm_status read_entry(reader *r, uint64_t i, entry *e) {
     if (status != BITLM_OK)
         return status;
     if (type > BL_GGUF_F64)
-        return bl_error(r->error, BITLM_FORMAT, "%s has the unknown type %" PRIu32
-                        ", but types go from 0 to 12", r->where, type);
+        return bl_error(r->error, BITLM_FORMAT,
+                        "%s has the unknown type %" PRIu32 ", but types go from 0 to 12", r->where, type);
     e->type = (int32_t)type;
     if (type == BL_GGUF_STRING)
         return read_string(r, &e->value.text);
@@ -455,7 +456,9 @@ static const entry *find(const bl_gguf *g, const char *key) {
 
 /* ---- tensors --------------------------------------------------------------- */
 
-static uint64_t pad(uint64_t n, uint64_t alignment) { return (n + alignment - 1) / alignment * alignment; }
+static uint64_t pad(uint64_t n, uint64_t alignment) {
+    return (n + alignment - 1) / alignment * alignment;
+}
 
 static uint64_t rows_of(const bl_tensor *t, int *ok) {
     uint64_t rows;
@@ -524,8 +527,8 @@ static bitlm_status resolve_type(reader *r, bl_tensor *t, uint64_t rows, const f
     char shown[64];
     uint64_t k = t->dims[0];
     if (t->type == 39 || t->type == 40) {
-        int own = t->type == 39 ? fits(f, blocks_bytes(k, rows, 32, 17))
-                                : fits(f, blocks_bytes(k, rows, 64, 36));
+        int own =
+            t->type == 39 ? fits(f, blocks_bytes(k, rows, 32, 17)) : fits(f, blocks_bytes(k, rows, 64, 36));
         return refuse_type(r, t, !own && fits(f, tl2_bytes(k, rows)) ? BL_TYPE_TL2 : t->type);
     }
     if (t->type != BL_TYPE_Q2_0) {
@@ -547,9 +550,9 @@ static bitlm_status resolve_type(reader *r, bl_tensor *t, uint64_t rows, const f
     if (fit_of == Q2_NEITHER)
         return bl_error(r->error, BITLM_FORMAT,
                         "tensor '%s' of type 42 takes %llu bytes, which fits neither Q2_0 (%llu) nor its "
-                        "older layout (%llu)", bl_show(shown, sizeof shown, t->name, strlen(t->name)),
-                        (ull)f->room, (ull)blocks_bytes(k, rows, 64, 18),
-                        (ull)blocks_bytes(k, rows, 128, 34));
+                        "older layout (%llu)",
+                        bl_show(shown, sizeof shown, t->name, strlen(t->name)), (ull)f->room,
+                        (ull)blocks_bytes(k, rows, 64, 18), (ull)blocks_bytes(k, rows, 128, 34));
     if (fit_of == Q2_LEGACY || (fit_of == Q2_EITHER && votes == Q2_LEGACY))
         t->type = BL_TYPE_Q2_0_LEGACY;
     return BITLM_OK;
@@ -574,12 +577,13 @@ static bitlm_status place_tensor(reader *r, bl_tensor *t, const uint64_t *offset
     t->bytes = bl_tensor_bytes(type, t->dims[0], rows, &ok);
     if (!ok && t->type == BL_TYPE_I2_S)
         return bl_error(r->error, BITLM_FORMAT,
-                        "tensor '%s' has %llu rows of %llu weights, but I2_S takes them 128 at a time",
-                        shown, (ull)rows, (ull)t->dims[0]);
+                        "tensor '%s' has %llu rows of %llu weights, but I2_S takes them 128 at a time", shown,
+                        (ull)rows, (ull)t->dims[0]);
     if (!ok)
         return bl_error(r->error, BITLM_FORMAT,
                         "tensor '%s' has %llu rows of %llu weights, but %s takes blocks of %d, and its size "
-                        "must fit 64 bits", shown, (ull)rows, (ull)t->dims[0], type->name, (int)type->block);
+                        "must fit 64 bits",
+                        shown, (ull)rows, (ull)t->dims[0], type->name, (int)type->block);
     if (*offset % f->alignment != 0)
         return bl_error(r->error, BITLM_FORMAT,
                         "tensor '%s' starts at offset %llu, which is no multiple of the alignment %llu",
@@ -590,15 +594,15 @@ static bitlm_status place_tensor(reader *r, bl_tensor *t, const uint64_t *offset
                         shown, (ull)t->bytes, (ull)*offset, (ull)data_size);
     if (t->bytes > f->room)
         return bl_error(r->error, BITLM_FORMAT,
-                        "tensor '%s' needs %llu bytes, but the next tensor starts %llu bytes after it",
-                        shown, (ull)t->bytes, (ull)f->room);
+                        "tensor '%s' needs %llu bytes, but the next tensor starts %llu bytes after it", shown,
+                        (ull)t->bytes, (ull)f->room);
     t->data = r->data + data_start + *offset;
     return BITLM_OK;
 }
 
 /* Bytes from tensor order[i] to the next one or the end of the data; offsets may lie anywhere. */
-static fit room_of(const uint64_t *offsets, const uint32_t *order, uint64_t i, uint64_t n,
-                   uint64_t data_size, uint64_t alignment) {
+static fit room_of(const uint64_t *offsets, const uint32_t *order, uint64_t i, uint64_t n, uint64_t data_size,
+                   uint64_t alignment) {
     fit f = {0, alignment, i + 1 == n};
     uint64_t start = offsets[order[i]], end = f.last ? data_size : offsets[order[i + 1]];
     if (end > start)
@@ -658,7 +662,8 @@ static bitlm_status read_header(reader *r) {
     if (version != 0 && (version & 0xffff) == 0)
         return bl_error(r->error, BITLM_UNSUPPORTED,
                         "the GGUF file is big-endian (version 0x%08" PRIx32
-                        "); bitlm reads little-endian files", version);
+                        "); bitlm reads little-endian files",
+                        version);
     if (version < 2 || version > 3)
         return bl_error(r->error, BITLM_UNSUPPORTED, "GGUF version %" PRIu32 ", but bitlm reads 2 and 3",
                         version);
@@ -788,9 +793,15 @@ void bl_gguf_free(bl_gguf *gguf) {
 
 /* ---- questions ----------------------------------------------------------------- */
 
-uint32_t bl_gguf_version(const bl_gguf *gguf) { return gguf->version; }
-uint64_t bl_gguf_n_tensors(const bl_gguf *gguf) { return gguf->n_tensors; }
-uint64_t bl_gguf_n_keys(const bl_gguf *gguf) { return gguf->n_keys; }
+uint32_t bl_gguf_version(const bl_gguf *gguf) {
+    return gguf->version;
+}
+uint64_t bl_gguf_n_tensors(const bl_gguf *gguf) {
+    return gguf->n_tensors;
+}
+uint64_t bl_gguf_n_keys(const bl_gguf *gguf) {
+    return gguf->n_keys;
+}
 
 const bl_tensor *bl_gguf_tensor_at(const bl_gguf *gguf, uint64_t i) {
     return i < gguf->n_tensors ? &gguf->tensors[i] : NULL;
@@ -820,7 +831,9 @@ const char *bl_gguf_key_at(const bl_gguf *gguf, uint64_t i, int32_t *type) {
     return gguf->entries[i].key;
 }
 
-int bl_gguf_has(const bl_gguf *gguf, const char *key) { return find(gguf, key) != NULL; }
+int bl_gguf_has(const bl_gguf *gguf, const char *key) {
+    return find(gguf, key) != NULL;
+}
 
 static int is_integer(int32_t type) {
     return type <= BL_GGUF_I32 || type == BL_GGUF_U64 || type == BL_GGUF_I64;

@@ -38,14 +38,14 @@ typedef struct bytes {
 
 struct bl_gguf_writer {
     bl_alloc alloc;
-    bitlm_error error;     /* the first one; sticks */
+    bitlm_error error; /* the first one; sticks */
     int stage, fd;
-    int named;             /* temporary exists in the directory */
+    int named; /* temporary exists in the directory */
     char path[PATH_MAX], temporary[PATH_MAX], directory[PATH_MAX];
-    bytes keys, infos;     /* as they will stand in the file */
-    bytes names, sizes;    /* uint64 hashes of all names, to find a repeated one; tensor sizes */
+    bytes keys, infos;  /* as they will stand in the file */
+    bytes names, sizes; /* uint64 hashes of all names, to find a repeated one; tensor sizes */
     uint64_t n_keys, n_tensors;
-    uint64_t data_bytes;   /* of tensors described so far, padding included */
+    uint64_t data_bytes;       /* of tensors described so far, padding included */
     uint64_t current, written; /* tensor being filled, its bytes so far */
     uint8_t *buffer;
     size_t buffered;
@@ -337,8 +337,8 @@ bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t t
         return bl_error(&w->error, BITLM_ARG, "tensor '%s' has type %d and %d dimensions, which GGUF has not",
                         shown, (int)type, n_dims);
     for (int i = 0; i < n_dims; i++)
-        ok &= dims[i] > 0 && dims[i] <= INT64_MAX &&
-              (i == 0 || !__builtin_mul_overflow(rows, dims[i], &rows));
+        ok &=
+            dims[i] > 0 && dims[i] <= INT64_MAX && (i == 0 || !__builtin_mul_overflow(rows, dims[i], &rows));
     size = ok ? bl_tensor_bytes(t, dims[0], rows, &ok) : 0;
     if (!ok || __builtin_add_overflow(size, (uint64_t)(-size & (BL_GGUF_ALIGNMENT - 1)), &padded) ||
         __builtin_add_overflow(w->data_bytes, padded, &padded) || padded > INT64_MAX)
@@ -353,8 +353,8 @@ bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t t
     for (int i = 0; status == BITLM_OK && i < n_dims; i++)
         status = append_integer(w, &w->infos, dims[i], 8);
     if (status == BITLM_OK)
-        status = append_integer(w, &w->infos,
-                                (uint32_t)(type == BL_TYPE_Q2_0_LEGACY ? BL_TYPE_Q2_0 : type), 4);
+        status =
+            append_integer(w, &w->infos, (uint32_t)(type == BL_TYPE_Q2_0_LEGACY ? BL_TYPE_Q2_0 : type), 4);
     if (status == BITLM_OK)
         status = append_integer(w, &w->infos, w->data_bytes, 8);
     w->data_bytes = padded;
@@ -433,9 +433,9 @@ bitlm_status bl_gguf_writer_finish(bl_gguf_writer *w, bitlm_error *error) {
     if (status == BITLM_OK)
         status = begin_data(w);
     if (status == BITLM_OK && w->current < w->n_tensors)
-        status = bl_error(&w->error, BITLM_INTERNAL, "tensor %llu of %llu has %llu of its %llu bytes",
-                          (ull)w->current, (ull)w->n_tensors, (ull)w->written,
-                          (ull)tensor_size(w, w->current));
+        status =
+            bl_error(&w->error, BITLM_INTERNAL, "tensor %llu of %llu has %llu of its %llu bytes",
+                     (ull)w->current, (ull)w->n_tensors, (ull)w->written, (ull)tensor_size(w, w->current));
     if (status == BITLM_OK)
         status = flush(w);
     if (status == BITLM_OK)

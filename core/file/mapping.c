@@ -70,8 +70,7 @@ static bitlm_status usable_size(const struct stat *st, const char *shown, size_t
 }
 
 static bitlm_status copy_file(int fd, const char *shown, const struct stat *before, size_t size,
-                              const bl_alloc *alloc, bl_poll *poll, bl_mapping *mapping,
-                              bitlm_error *error) {
+                              const bl_alloc *alloc, bl_poll *poll, bl_mapping *mapping, bitlm_error *error) {
     bitlm_status status = BITLM_OK;
     struct stat after;
     bl_file_id id_before, id_after;

@@ -171,8 +171,7 @@ static void decode_i2_s(const uint8_t *data, uint64_t n, uint64_t first, uint64_
     }
 }
 
-void bl_decode_row(int32_t type, const uint8_t *data, uint64_t n_rows, uint64_t k, uint64_t row,
-                   float *out) {
+void bl_decode_row(int32_t type, const uint8_t *data, uint64_t n_rows, uint64_t k, uint64_t row, float *out) {
     const bl_tensor_type *t = bl_tensor_type_find(type);
     if (t == NULL)
         return;

@@ -23,9 +23,13 @@ static void write_f32(uint8_t *p, float x) {
         p[i] = (uint8_t)(bits >> (8 * i));
 }
 
-static float magnitude(float x) { return x < 0 ? -x : x; }
+static float magnitude(float x) {
+    return x < 0 ? -x : x;
+}
 
-static int is_finite(float x) { return x - x == 0; }
+static int is_finite(float x) {
+    return x - x == 0;
+}
 
 /* roundf for |x| < 2^23: half away from zero. */
 static int round_away(float x) {
@@ -178,8 +182,8 @@ static bitlm_status check_shape(int32_t type, int trits, uint64_t n_rows, uint64
     bl_tensor_bytes(t, k, n_rows, &ok);
     if (!ok)
         return bl_error(error, BITLM_ARG,
-                        "%llu rows of %llu weights do not fit %s, which takes them %d at a time",
-                        (ull)n_rows, (ull)k, t->name, (int)t->block);
+                        "%llu rows of %llu weights do not fit %s, which takes them %d at a time", (ull)n_rows,
+                        (ull)k, t->name, (int)t->block);
     *found = t;
     return BITLM_OK;
 }
@@ -202,8 +206,8 @@ static int encode_block(int32_t type, const float *x, uint8_t *b) {
     }
 }
 
-bitlm_status bl_encode(int32_t type, const float *x, uint64_t n_rows, uint64_t k, float scale,
-                       uint8_t *out, bitlm_error *error) {
+bitlm_status bl_encode(int32_t type, const float *x, uint64_t n_rows, uint64_t k, float scale, uint8_t *out,
+                       bitlm_error *error) {
     const bl_tensor_type *t = NULL;
     bitlm_status status = check_shape(type, 0, n_rows, k, &t, error);
     if (status != BITLM_OK)

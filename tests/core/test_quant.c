@@ -16,16 +16,16 @@
 #define SEED 20261123
 
 /* Check notes each passing assertion in a file: too slow for the inner loops of exhaustive tests. */
-#define EXPECT(condition) \
-    do { \
-        if (!(condition)) \
-            ck_abort_msg("%s", #condition); \
+#define EXPECT(condition)                                                                                    \
+    do {                                                                                                     \
+        if (!(condition))                                                                                    \
+            ck_abort_msg("%s", #condition);                                                                  \
     } while (0)
 
 static const int32_t all_types[] = {
-    BL_TYPE_F32,   BL_TYPE_F16,   BL_TYPE_BF16, BL_TYPE_Q4_0, BL_TYPE_Q4_1, BL_TYPE_Q8_0,
-    BL_TYPE_Q4_K,  BL_TYPE_Q6_K,  BL_TYPE_TQ1_0, BL_TYPE_TQ2_0, BL_TYPE_I2_S, BL_TYPE_Q1_0,
-    BL_TYPE_Q2_0,  BL_TYPE_PQ2_0, BL_TYPE_PTQ1_0, BL_TYPE_Q2_0_LEGACY,
+    BL_TYPE_F32,  BL_TYPE_F16,   BL_TYPE_BF16,   BL_TYPE_Q4_0,        BL_TYPE_Q4_1, BL_TYPE_Q8_0,
+    BL_TYPE_Q4_K, BL_TYPE_Q6_K,  BL_TYPE_TQ1_0,  BL_TYPE_TQ2_0,       BL_TYPE_I2_S, BL_TYPE_Q1_0,
+    BL_TYPE_Q2_0, BL_TYPE_PQ2_0, BL_TYPE_PTQ1_0, BL_TYPE_Q2_0_LEGACY,
 };
 static const int32_t encoded_types[] = {BL_TYPE_F32,   BL_TYPE_F16,   BL_TYPE_BF16, BL_TYPE_Q8_0,
                                         BL_TYPE_TQ1_0, BL_TYPE_TQ2_0, BL_TYPE_I2_S, BL_TYPE_Q1_0};
@@ -33,7 +33,9 @@ static const int32_t trit_types[] = {BL_TYPE_TQ1_0, BL_TYPE_TQ2_0, BL_TYPE_I2_S}
 
 static uint64_t drawn;
 
-static uint64_t draw(void) { return bl_rng_u64(SEED, 1, drawn++); }
+static uint64_t draw(void) {
+    return bl_rng_u64(SEED, 1, drawn++);
+}
 
 /* Sum of uniforms: about normal. */
 static float draw_normal(void) {
@@ -55,7 +57,9 @@ static uint32_t bits_of(float x) {
     return bits;
 }
 
-static const char *name_of(int32_t type) { return bl_tensor_type_find(type)->name; }
+static const char *name_of(int32_t type) {
+    return bl_tensor_type_find(type)->name;
+}
 
 /* ---- the table ----------------------------------------------------------------------- */
 
@@ -222,8 +226,8 @@ END_TEST
 
 static const struct {
     const char *type, *kind;
-} encode_goldens[] = {{"F32", "decode"},   {"F16", "encode"},   {"BF16", "encode"},
-                      {"Q8_0", "encode"},  {"TQ1_0", "encode"}, {"TQ1_0", "raw.encode"},
+} encode_goldens[] = {{"F32", "decode"},   {"F16", "encode"},       {"BF16", "encode"},
+                      {"Q8_0", "encode"},  {"TQ1_0", "encode"},     {"TQ1_0", "raw.encode"},
                       {"TQ2_0", "encode"}, {"TQ2_0", "raw.encode"}, {"I2_S", "encode"},
                       {"Q1_0", "encode"}};
 
