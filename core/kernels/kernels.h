@@ -78,7 +78,7 @@ typedef struct bl_kernels {
     /* p[i] = bl_expf(p[i] - max) for i < n; s = Σ in sum16 order; p[i] = p[i] * (1.0f/s).
      * p[n .. n_padded) = +0. */
     void (*softmax)(float *p, int64_t n, int64_t n_padded);
-    /* *max = max l[i]; returns Σ bl_expf(l[i] - max) in sum16 order.  For log probabilities. */
+    /* *max = max l[i] (+0 if that is a zero); returns Σ bl_expf(l[i] - max) in sum16 order.  For log probabilities. */
     float (*exp_sum)(const float *l, int64_t n, float *max);
 
     /* -- KV cache and attention --------------------------------------------------

@@ -252,6 +252,9 @@ static void case_exp_sum(const bl_kernels *k, int number) {
     int64_t n = size_of_case(number);
     float *l = floats(n, temper_of_case(number));
     float *out = output(2 * sizeof *out);
+    for (int64_t i = 0; number % 6 == 5 && i < n; i++) { /* the largest is zero, of either sign */
+        l[i] = i % 3 == number % 3 ? 0.0f : i % 3 == 1 ? -0.0f : -fabsf(l[i]);
+    }
     out[0] = k->exp_sum(l, n, &out[1]);
 }
 
