@@ -1,5 +1,6 @@
 /* arch.c - architectures as data: one row for each general.architecture that bitlm runs.
  * Read by model_load.c; `bitlm info` and the error about an unknown one list it. */
+#include <stdio.h>
 #include <string.h>
 
 #include "model/model.h"
@@ -30,6 +31,26 @@ static const bl_arch table[] = {
      .output_norm = 1,
      .head = 1,
      .per_token = 1},
+    {.name = "llama", /* Falcon3-1.58, Falcon-E, Llama-3-8B-1.58, TriLM, SmolLM2, TinyLlama */
+     .activation = BITLM_ACT_SILU,
+     .rope = BL_ROPE_ADJACENT,
+     .causal = 1,
+     .output_norm = 1,
+     .head = 1,
+     .per_token = 1},
+    {.name = "qwen2",
+     .activation = BITLM_ACT_SILU,
+     .rope = BL_ROPE_NEOX,
+     .causal = 1,
+     .output_norm = 1,
+     .head = 1},
+    {.name = "qwen3", /* Bonsai */
+     .activation = BITLM_ACT_SILU,
+     .rope = BL_ROPE_NEOX,
+     .causal = 1,
+     .qk_norm = 1,
+     .output_norm = 1,
+     .head = 1},
     {.name = "bitnet-encoder",
      .activation = BITLM_ACT_RELU2,
      .rope = BL_ROPE_NEOX,
@@ -44,6 +65,13 @@ const bl_arch *bl_arch_find(const char *name, size_t length) {
         if (strlen(table[i].name) == length && memcmp(table[i].name, name, length) == 0)
             return &table[i];
     return NULL;
+}
+
+const char *bl_arch_names(char *out, size_t cap) {
+    size_t used = 0;
+    for (size_t i = 0; i < BL_COUNT(table) && used < cap; i++)
+        used += (size_t)snprintf(out + used, cap - used, "%s%s", i ? ", " : "", table[i].name);
+    return out;
 }
 
 const bl_arch *bl_arch_at(int i) { return i >= 0 && (size_t)i < BL_COUNT(table) ? &table[i] : NULL; }

@@ -39,17 +39,23 @@ static void store_range(void *arg, int64_t begin, int64_t end, int thread) {
     const bitlm_model *m = c->model;
     int64_t dim = m->head_dim, half = m->n_rot / 2;
     int neox = m->arch->rope == BL_ROPE_NEOX;
+    const bl_layer *layer = &m->layers[job->layer];
     (void)thread;
     for (int64_t t = begin; t < end; t++) {
         const float *cs = c->cs + t * half, *sn = c->sn + t * half;
         float *q = c->q + t * m->n_heads * dim;
         int64_t pos = (int64_t)job->batch->base[t] + job->batch->pos[t];
-        for (int64_t h = 0; h < m->n_heads; h++)
+        for (int64_t h = 0; h < m->n_heads; h++) {
+            if (layer->q_norm)
+                c->kernels->rmsnorm(q + h * dim, layer->q_norm, dim, m->norm_eps, q + h * dim);
             c->kernels->rope(q + h * dim, cs, sn, m->n_rot, neox);
+        }
         for (int64_t h = 0; h < m->n_kv_heads; h++) {
             float *k = c->k + (t * m->n_kv_heads + h) * dim;
             const float *v = c->v + (t * m->n_kv_heads + h) * dim;
             uint8_t *kt = k_head(c, job->layer, h), *vr = v_head(c, job->layer, h);
+            if (layer->k_norm)
+                c->kernels->rmsnorm(k, layer->k_norm, dim, m->norm_eps, k);
             c->kernels->rope(k, cs, sn, m->n_rot, neox);
             if (c->kv.type == BITLM_KV_F16) {
                 c->kernels->store_k_f16(k, dim, pos, (uint16_t *)(void *)kt);

@@ -24,9 +24,11 @@ typedef struct bl_arch {
     int32_t rope;              /* BL_ROPE_* */
     uint8_t causal;            /* default of attention.causal */
     uint8_t sub_norms;         /* attn_sub_norm and ffn_sub_norm are required */
+    uint8_t qk_norm;           /* attn_q_norm and attn_k_norm (head_dim) before the rotation */
     uint8_t output_norm;       /* output_norm before the head is required */
     uint8_t head;              /* logits: output.weight or the tied embedding */
-    uint8_t per_token;         /* ternary layers take per-token int8: trained as BitNet */
+    uint8_t per_token;         /* ternary layers take per-token int8: trained as BitNet.  Else int8
+                                * per group of weights, but for I2_S, which is BitNet's own type */
     uint8_t ask_activation;    /* files of this name disagree: decide from what the file says */
     int32_t pool;              /* default of pooling_type: BL_POOL_* */
     uint8_t pool_proj;         /* pool_norm and pool_proj follow the pooling */
@@ -34,6 +36,7 @@ typedef struct bl_arch {
 
 const bl_arch *bl_arch_find(const char *name, size_t length);
 const bl_arch *bl_arch_at(int i);  /* NULL past the end */
+const char *bl_arch_names(char *out, size_t cap);  /* "bitnet, bitnet-b1.58, …", NUL-terminated */
 
 /* ---- a linear layer --------------------------------------------------------------------- */
 #define BL_LINEAR_TERNARY 1  /* one scale for the tensor, per-token int8 */
@@ -55,6 +58,7 @@ typedef struct bl_layer {
     const float *attn_norm, *ffn_norm;           /* (hidden_size) */
     const float *attn_sub_norm;                  /* (n_heads*head_dim) or NULL */
     const float *ffn_sub_norm;                   /* (ffn_size) or NULL */
+    const float *q_norm, *k_norm;                /* (head_dim) or NULL */
     bl_linear q, k, v, o, gate, up, down;
 } bl_layer;
 
@@ -77,7 +81,7 @@ struct bitlm_model {
     float norm_eps;
     double rope_base;
     double *rope_freq;             /* (n_rot/2) radians per position */
-    int32_t causal, pool;
+    int32_t causal, pool, per_token;
     uint64_t n_parameters;
     const bl_tensor *token_embd;
     const float *output_norm;      /* (hidden_size) or NULL */

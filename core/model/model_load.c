@@ -143,6 +143,16 @@ static int text_is(bitlm_text t, const char *word) {
     return t.length == strlen(word) && memcmp(t.data, word, t.length) == 0;
 }
 
+static int name_has(const loader *ld, const char *word) {
+    bitlm_text name;
+    size_t n = strlen(word);
+    if (bl_gguf_string(ld->m->gguf, "general.name", &name) == 1)
+        for (size_t i = 0; i + n <= name.length; i++)
+            if (memcmp(name.data + i, word, n) == 0)
+                return 1;
+    return 0;
+}
+
 /* Files named `bitnet` hold either activation (FORMATS: 2B-4T converted upstream says `bitnet`
  * and needs ReLU²), so the caller, then the file's key, then its name and shape decide. */
 static bitlm_status choose_activation(loader *ld) {
@@ -176,15 +186,10 @@ static bitlm_status choose_activation(loader *ld) {
     snprintf(m->activation_why, sizeof m->activation_why, "the default of architecture %.40s", ld->arch);
     if (!m->arch->ask_activation)
         return BITLM_OK;
-    if (bl_gguf_string(m->gguf, "general.name", &text) == 1) {
-        for (size_t i = 0; i + 5 <= text.length; i++)
-            if (memcmp(text.data + i, "2B-4T", 5) == 0 || memcmp(text.data + i, "2b-4t", 5) == 0) {
-                m->activation = BITLM_ACT_RELU2;
-                snprintf(m->activation_why, sizeof m->activation_why, "general.name says 2B-4T");
-                return BITLM_OK;
-            }
-    }
-    if (m->hidden_size == 2560 && m->ffn_size == 6912 && m->n_layers == 30) {
+    if (name_has(ld, "2B-4T") || name_has(ld, "2b-4t")) {
+        m->activation = BITLM_ACT_RELU2;
+        snprintf(m->activation_why, sizeof m->activation_why, "general.name says 2B-4T");
+    } else if (m->hidden_size == 2560 && m->ffn_size == 6912 && m->n_layers == 30) {
         m->activation = BITLM_ACT_RELU2;
         snprintf(m->activation_why, sizeof m->activation_why, "the shape 2560/6912/30 is that of 2B-4T");
     }
@@ -275,8 +280,11 @@ static bitlm_status fill_linear(loader *ld, const bl_tensor *t, int64_t k, int64
         return FAIL(ld, BITLM_UNSUPPORTED, "tensor %.60s is I2_S with rows of %lld weights; rows must be a multiple "
                     "of 128", t->name, (long long)k);
     float scale = 1.0f;
-    if (type->cls == BL_CLASS_TERNARY && ld->m->arch->per_token &&
-        (ld->filling ? uniform_scale(t, &scale) : t->type == BL_TYPE_I2_S)) {
+    int uniform = 0;
+    /* The measuring pass need not know whether all blocks of a TQ tensor share a scale. */
+    if (t->type == BL_TYPE_I2_S || (type->cls == BL_CLASS_TERNARY && ld->m->per_token && ld->filling))
+        uniform = uniform_scale(t, &scale);
+    if (uniform) {
         if (!isfinite(scale))
             return FAIL(ld, BITLM_FORMAT, "the scale of tensor %.60s is not finite", t->name);
         l->kind = BL_LINEAR_TERNARY;
@@ -285,7 +293,7 @@ static bitlm_status fill_linear(loader *ld, const bl_tensor *t, int64_t k, int64
     }
     l->kind = BL_LINEAR_GROUP;
     l->group = type->group;
-    l->per_token = type->cls == BL_CLASS_TERNARY && ld->m->arch->per_token;
+    l->per_token = type->cls == BL_CLASS_TERNARY && ld->m->per_token;
     return BITLM_OK;
 }
 
@@ -322,6 +330,10 @@ static bitlm_status load_layer(loader *ld, int64_t index, bl_layer *l) {
     s = load_vector(ld, p, "attn_norm.weight", hidden, 1, &l->attn_norm);
     if (!s && sub)
         s = load_vector(ld, p, "attn_sub_norm.weight", attn, 1, &l->attn_sub_norm);
+    if (!s && m->arch->qk_norm)
+        s = load_vector(ld, p, "attn_q_norm.weight", m->head_dim, 1, &l->q_norm);
+    if (!s && m->arch->qk_norm)
+        s = load_vector(ld, p, "attn_k_norm.weight", m->head_dim, 1, &l->k_norm);
     if (!s)
         s = load_vector(ld, p, "ffn_norm.weight", hidden, 1, &l->ffn_norm);
     if (!s && sub)
@@ -418,7 +430,8 @@ static bitlm_status load_tensors(loader *ld) {
 
 /* Names the first tensor that nothing above took. */
 static bitlm_status refuse_unused(loader *ld) {
-    static const char *const in_layer[] = {"attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm", "attn_q",
+    static const char *const in_layer[] = {"attn_norm", "attn_sub_norm", "attn_q_norm", "attn_k_norm",
+                                           "ffn_norm", "ffn_sub_norm", "attn_q",
                                            "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
     static const char *const outside[] = {"token_embd.weight", "output_norm.weight", "output.weight", "output.bias",
                                           "output.scale", "rope_freqs.weight", "pool_norm.weight",
@@ -464,7 +477,7 @@ static void summarize(bitlm_model *m) {
 bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
     loader ld = {.m = m, .error = error};
     bitlm_text arch, text;
-    char shown[48];
+    char shown[48], names[160];
     int ok;
     uint32_t mask = bl_cpu_env_mask(&ok);
     if (!ok)
@@ -478,12 +491,14 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
         return bl_error(error, BITLM_FORMAT, "the key general.architecture is missing or not a text");
     m->arch = bl_arch_find(arch.data, arch.length);
     if (!m->arch)
-        return bl_error(error, BITLM_UNSUPPORTED, "architecture '%s' is not supported: bitlm runs bitnet, bitnet-b1.58, "
-                        "bitnet-25 and bitnet-encoder", bl_show(shown, sizeof shown, arch.data, arch.length));
+        return bl_error(error, BITLM_UNSUPPORTED, "architecture '%s' is not supported: bitlm runs %s",
+                        bl_show(shown, sizeof shown, arch.data, arch.length), bl_arch_names(names, sizeof names));
     ld.arch = m->arch->name;
     s = read_shape(&ld);
     if (!s)
         s = read_modes(&ld);
+    /* TriLM's ternary layers were trained with float activations. */
+    m->per_token = m->arch->per_token && !name_has(&ld, "TriLM");
     if (!s)
         s = choose_activation(&ld);
     if (!s)
