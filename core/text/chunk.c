@@ -434,6 +434,10 @@ bitlm_status bl_chunk_text(const bl_tokenizer *t, const char *text, size_t lengt
     while (past < length) {
         size_t end;
 
+        if (bl_poll_check(poll)) {
+            status = bl_poll_error(poll, error);
+            goto fail;
+        }
         if ((status = choose_end(&c, chunk.byte_start, past, size, &end, &chunk.n_tokens)))
             goto fail;
         chunk.byte_length = end - chunk.byte_start;
