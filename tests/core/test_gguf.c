@@ -2,7 +2,8 @@
  *
  * Files are built byte by byte here; what a hostile one may hold is in the table `bad`.  Every file is
  * read from a heap block of exactly its size, so that a sanitizer sees a read past its end, and
- * through an allocator that counts, so that leaks and unbounded memory are seen without one. */
+ * through an allocator that counts, so that leaks and unbounded memory are seen without one.
+ * The file is long because its list of hostile files is: they share one small builder of bytes. */
 #define _GNU_SOURCE
 #include <check.h>
 #include <dirent.h>
@@ -1156,7 +1157,7 @@ START_TEST(mapping_under_attack) {
     bl_poll poll;
     counter c = {0};
     bl_alloc a = counting(&c);
-    char path[100];
+    char path[200];
     make_folder();
     good_file(&file, 3);
     put_file(in_folder("m"), file.bytes, file.n);
