@@ -17,12 +17,16 @@ uint64_t limit_clock_ns(void) {
 #include <immintrin.h>
 
 __attribute__((target("avx2"))) static uint64_t read_all(const uint8_t *p, size_t bytes) {
+    /* Two streams and explicit prefetch: one stream with the hardware's prefetch alone reads less. */
+    const uint8_t *q = p + bytes / 2;
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    for (size_t i = 0; i + 128 <= bytes; i += 128) {
+    for (size_t i = 0; i + 64 <= bytes / 2; i += 64) {
+        _mm_prefetch((const char *)p + i + 4096, _MM_HINT_T0);
+        _mm_prefetch((const char *)q + i + 4096, _MM_HINT_T0);
         a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(p + i)));
         b = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i *)(p + i + 32)));
-        c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i *)(p + i + 64)));
-        d = _mm256_xor_si256(d, _mm256_loadu_si256((const __m256i *)(p + i + 96)));
+        c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i *)(q + i)));
+        d = _mm256_xor_si256(d, _mm256_loadu_si256((const __m256i *)(q + i + 32)));
     }
     a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
     return (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 2);
