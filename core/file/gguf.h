@@ -71,7 +71,7 @@ const int32_t *bl_gguf_ints(const bl_gguf *gguf, const char *key, uint64_t *coun
 /* Key i's value as text for `bitlm info`, arrays cut after a few elements. */
 const char *bl_gguf_show(const bl_gguf *gguf, uint64_t i, char *out, size_t cap);
 
-/* ---- writer: whole or not at all (temporary name, fsync, rename) -------------------
+/* ---- writer: whole or not at all (no name or a temporary one, fsync, rename) -------------------
  * begin, then every key, then every tensor's description, then each tensor's data in the
  * same order in any number of pieces, then finish.  The first error sticks and is
  * returned by all later calls; abort (or finish after an error) removes the temporary. */

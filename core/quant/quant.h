@@ -23,11 +23,11 @@ int bl_can_encode(int32_t type);
  *   F16, BF16   round to nearest even
  *   Q8_0        d = max|x|/127 rounded to f16; q = rne(x * (1/d32)), d32 before f16 rounding,
  *               round half away from zero as llama.cpp's roundf does
- *   TQ1_0, TQ2_0  d = max|x| of the block, q = roundf(x/d)  (llama.cpp's writer)
+ *   TQ1_0, TQ2_0  d = max|x| of the block, q = roundf(x * (1/d))  (llama.cpp's writer)
  *   I2_S        scale: `scale` if > 0, else max|x| of the tensor; q = clamp(rne(x/scale), -1, 1)
  *   Q1_0        d = mean|x| of 128, bit = x >= 0
- * ARG: shape the type cannot hold, or a value that is not finite (the error names its
- * place).  `out` is undefined after an error. */
+ * ARG: shape the type cannot hold, a value that is not finite, or one that the type would
+ * turn into infinity (the error names its place).  `out` is undefined after an error. */
 bitlm_status bl_encode(int32_t type, const float *x, uint64_t n_rows, uint64_t k, float scale,
                        uint8_t *out, bitlm_error *error);
 
