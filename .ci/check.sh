@@ -29,5 +29,5 @@ for dir in tests/sqlite tests/cli tests/demo tests/build; do
         step "pytest $dir" timeout 900 "$PYTHON" -m pytest -q -p no:cacheprovider $dir
     fi
 done
-step "address and undefined-behaviour sanitizers" .ci/sanitize.sh asan
+step "address and undefined-behaviour sanitizers" .ci/sanitize.sh asan short
 finish "make check" $((SECONDS - began))

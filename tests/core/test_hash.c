@@ -266,14 +266,17 @@ END_TEST
 int main(void) {
     Suite *suite = suite_create("hash");
     TCase *c = tcase_create("numeric contract");
+    TCase *whole = tcase_create("whole models"); /* too slow for a sanitizer in each `make check` */
     tcase_set_timeout(c, 600);
-    tcase_add_test(c, story_is_the_same_everywhere);
-    tcase_add_test(c, embed_is_the_same_everywhere);
+    tcase_set_timeout(whole, 600);
+    tcase_add_test(whole, story_is_the_same_everywhere);
+    tcase_add_test(whole, embed_is_the_same_everywhere);
+    tcase_add_test(whole, poisoned_float_environment);
     tcase_add_loop_test(c, tiny_is_the_same_everywhere, 0, (int)(sizeof tiny_types / sizeof *tiny_types));
     tcase_add_test(c, prompt_cuts_change_nothing);
-    tcase_add_test(c, poisoned_float_environment);
     tcase_add_test(c, model_ids_are_golden);
     tcase_add_test(c, layouts_share_an_id);
+    suite_add_tcase(suite, whole);
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }
