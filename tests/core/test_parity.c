@@ -1,6 +1,6 @@
 /* test_parity.c - the runtime against independent implementations: the built-in models against a
  * float64 NumPy evaluation (tests/data/parity), tiny random models in ten tensor types against
- * llama.cpp and bitnet.cpp (tests/data/tiny; tests/data/README.md says how they were made).
+ * llama.cpp and bitnet.cpp, and of other families against transformers (tests/data/tiny; tests/data/README.md says how they were made).
  * The figures are printed, not only asserted. */
 #include <check.h>
 #include <jansson.h>
@@ -217,6 +217,31 @@ START_TEST(tiny_models) {
 }
 END_TEST
 
+static const char *const families[] = {"llama", "qwen2", "qwen3"};
+
+/* F16 weights and a float cache on our side, float64 on theirs: nothing is quantized. */
+START_TEST(tiny_families) {
+    static const int32_t ids[17] = {3, 17, 250, 9, 9, 128, 77, 1, 201, 64, 33, 5, 254, 100, 42, 8, 19};
+    char name[80];
+    size_t size;
+    snprintf(name, sizeof name, "tiny/tiny-%s.logits.f32", families[_i]);
+    float *want = load_file(name, &size);
+    ck_assert_uint_eq(size, 17 * 256 * sizeof(float));
+    snprintf(name, sizeof name, "tiny/tiny-%s.gguf.xz", families[_i]);
+    char *path = unpack(name);
+    bitlm_model *m = open_model(path, NULL);
+    float *got = logits_of(m, "{\"kv_type\":\"f32\"}", ids, 17);
+    double delta = max_difference(got, want, 17 * 256);
+    printf("tiny %s against transformers: max |delta| %.2g\n", families[_i], delta);
+    ck_assert_double_le(delta, 1e-4);
+    free(got);
+    free(want);
+    bitlm_model_free(m);
+    remove(path);
+    free(path);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("parity");
     TCase *c = tcase_create("reference");
@@ -225,6 +250,7 @@ int main(void) {
     tcase_add_test(c, story_greedy);
     tcase_add_test(c, embed_vectors_and_codes);
     tcase_add_loop_test(c, tiny_models, 0, (int)(sizeof tiny_types / sizeof *tiny_types));
+    tcase_add_loop_test(c, tiny_families, 0, (int)(sizeof families / sizeof *families));
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }
