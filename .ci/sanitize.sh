@@ -50,4 +50,21 @@ for name in $(c_tests); do
     fi
     step "$name, $kind" timeout 600 $prefix $dir/tests/"$name"
 done
+
+# The adapters' own tests, in hosts that know nothing of the sanitizer.
+if [ "$kind" = asan ] && ls tests/sqlite/test_*.py >/dev/null 2>&1; then
+    python=$(command -v /usr/bin/python3 || command -v python3)
+    export BITLM_SLACK=20
+    export BITLM_EXT=$PWD/$dir/ext_sqlite/bitlm0 BITLM_CLI=$PWD/$dir/core/bitlm BITLM=$PWD/$dir/core/bitlm
+    if [ "$2" = short ]; then
+        files=tests/sqlite/test_errors.py
+    else
+        files=tests/sqlite
+        step "pytest tests/cli, asan" timeout 900 "$python" -m pytest -q -p no:cacheprovider tests/cli
+    fi
+    # Hosts keep memory until they end: leaks are looked for in the C tests.
+    step "pytest $files, asan" env ASAN_OPTIONS=detect_leaks=0 \
+        LD_PRELOAD="$(cc -print-file-name=libasan.so) $(cc -print-file-name=libubsan.so)" \
+        timeout 900 "$python" -m pytest -q -p no:cacheprovider $files
+fi
 finish "$kind" $((SECONDS - began))
