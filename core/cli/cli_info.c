@@ -101,7 +101,7 @@ static void print_keys(const bl_gguf *gguf) {
 
 static void print_model(const bitlm_model *m, const bitlm_model_info *info) {
     static const char *const kinds[] = {"of a kind this version does not know: token ids only",
-                                        "SentencePiece BPE", "WordPiece"};
+                                        "SentencePiece BPE", "WordPiece", "byte-level BPE"};
     char number[32];
     int kind = bl_tokenizer_kind(m->tokenizer);
     printf("architecture  %s\n", info->architecture);

@@ -1,10 +1,11 @@
 /* tokenizer.c - loads a GGUF vocabulary and turns text into ids: special tokens, the frame,
- * limits; the algorithms are in spm_bpe.c and wordpiece.c.
+ * limits; the algorithms are in spm_bpe.c, wordpiece.c and byte_bpe.c.
  *
  * All texts are copied into one block; search goes through sorted indexes over it
  * (piece_index.c), one for each set of pieces that an algorithm may use.  Called by
  * core/run and core/model. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -14,6 +15,7 @@
 #define MAX_BLOB ((uint64_t)1 << 30)
 #define MAX_PAIR_BITS (1u << 22)
 #define POLL_EVERY 4096
+#define LLAMA3_TOKENS 128256
 
 /* ---- lists of ids ------------------------------------------------------------------------ */
 
@@ -208,6 +210,7 @@ static bitlm_status load_flag(const bl_gguf *gguf, const char *key, int otherwis
 static bitlm_status load_ids(bl_tokenizer *t, const bl_gguf *gguf, bitlm_error *error)
 {
     int bert = t->kind == BL_TOKENIZER_WORDPIECE, spm = t->kind == BL_TOKENIZER_SPM;
+    int begins = bert || spm || (t->pretokenizer && bl_pretokenizer_add_bos(t->pretokenizer));
     bitlm_status status;
     int32_t id;
 
@@ -229,7 +232,7 @@ static bitlm_status load_ids(bl_tokenizer *t, const bl_gguf *gguf, bitlm_error *
         (status = load_id(t, gguf, "tokenizer.ggml.eot_token_id", NULL, NULL, &t->eot, error)) ||
         (status = load_id(t, gguf, "tokenizer.ggml.unknown_token_id", NULL,
                           bert ? "[UNK]" : "<unk>", &t->unk, error)) ||
-        (status = load_flag(gguf, "tokenizer.ggml.add_bos_token", bert || spm, &t->add_bos,
+        (status = load_flag(gguf, "tokenizer.ggml.add_bos_token", begins, &t->add_bos,
                             error)) ||
         (status = load_flag(gguf, "tokenizer.ggml.add_eos_token", bert, &t->add_eos, error)) ||
         (status = load_flag(gguf, "tokenizer.ggml.add_space_prefix", 1, &t->add_space_prefix,
@@ -419,6 +422,33 @@ static bitlm_status load_spm(bl_tokenizer *t, const bl_gguf *gguf, bitlm_error *
     return note_pairs(t, error);
 }
 
+/* Chooses how a byte-level BPE cuts its texts; what is not known here makes the kind NONE. */
+static bitlm_status choose_pretokenizer(bl_tokenizer *t, const bl_gguf *gguf, bitlm_error *error)
+{
+    bitlm_text pre = {"default", 7};
+    int found = bl_gguf_string(gguf, "tokenizer.ggml.pre", &pre);
+    char shown[40];
+
+    if (found < 0)
+        return bl_error(error, BITLM_FORMAT, "tokenizer.ggml.pre is not a string");
+    if (!found && t->n_tokens == LLAMA3_TOKENS) { /* early files of BitNet b1.58 2B-4T */
+        pre.data = "llama-bpe";
+        pre.length = 9;
+    }
+    t->pretokenizer = bl_pretokenizer_find(pre.data, pre.length);
+    if (!t->pretokenizer)
+        snprintf(t->refusal, sizeof(t->refusal),
+                 "this model's tokenizer splits text as '%s', which is not supported (%s are): it takes "
+                 "token ids, not text",
+                 bl_show(shown, sizeof(shown), pre.data, pre.length), bl_pretokenizer_names());
+    else if (!bl_gguf_has(gguf, "tokenizer.ggml.merges"))
+        snprintf(t->refusal, sizeof(t->refusal),
+                 "this model's file lacks tokenizer.ggml.merges: it takes token ids, not text");
+    else
+        t->kind = BL_TOKENIZER_BPE;
+    return BITLM_OK;
+}
+
 static bitlm_status load_wordpiece(bl_tokenizer *t, bitlm_error *error)
 {
     bitlm_status status;
@@ -456,7 +486,12 @@ bitlm_status bl_tokenizer_open(const bl_gguf *gguf, int32_t vocab_size, const bl
         t->kind = BL_TOKENIZER_WORDPIECE;
     else if (model.length == 4 && !memcmp(model.data, "gpt2", 4))
         t->byte_level = 1;
+    else
+        snprintf(t->refusal, sizeof(t->refusal),
+                 "this model's tokenizer is not supported: it takes token ids, not text");
     if ((status = load_texts(t, gguf, error)) || (status = load_types(t, gguf, error)))
+        goto fail;
+    if (t->byte_level && (status = choose_pretokenizer(t, gguf, error)))
         goto fail;
     if (t->kind != BL_TOKENIZER_NONE && t->n_tokens == 0) {
         status = bl_error(error, BITLM_FORMAT, "tokenizer.ggml.tokens is missing or empty");
@@ -471,6 +506,8 @@ bitlm_status bl_tokenizer_open(const bl_gguf *gguf, int32_t vocab_size, const bl
         status = load_spm(t, gguf, error);
     else if (t->kind == BL_TOKENIZER_WORDPIECE)
         status = load_wordpiece(t, error);
+    else if (t->kind == BL_TOKENIZER_BPE && !(status = build_index(t, &t->user, choose_user, error)))
+        status = bl_bpe_load(t, gguf, error);
     if (status)
         goto fail;
     for (id = 0; id < t->n_tokens; id++)
@@ -489,6 +526,8 @@ void bl_tokenizer_free(bl_tokenizer *t)
     if (!t)
         return;
     alloc = t->alloc;
+    bl_free(&alloc, t->merges);
+    bl_free(&alloc, t->merge_first);
     bl_free(&alloc, t->pairs);
     bl_free(&alloc, t->user.entries);
     bl_free(&alloc, t->continuations.entries);
@@ -546,9 +585,11 @@ size_t bl_tokenizer_max_bytes(const bl_tokenizer *t)
 static bitlm_status encode_plain(const bl_tokenizer *t, const uint8_t *text, size_t length,
                                  bl_sink *sink)
 {
-    return t->kind == BL_TOKENIZER_SPM
-               ? bl_spm_encode(t, text, length, t->add_space_prefix, sink)
-               : bl_wordpiece_encode(t, text, length, sink);
+    if (t->kind == BL_TOKENIZER_SPM)
+        return bl_spm_encode(t, text, length, t->add_space_prefix, sink);
+    if (t->kind == BL_TOKENIZER_BPE)
+        return bl_bpe_encode(t, text, length, sink);
+    return bl_wordpiece_encode(t, text, length, sink);
 }
 
 /* Content that somebody typed, inside a text whose other parts may hold special tokens:
@@ -592,8 +633,8 @@ static bitlm_status encode_special(const bl_tokenizer *t, const uint8_t *text, s
             continue;
         }
         e = &t->special.entries[at];
-        if (t->kind == BL_TOKENIZER_SPM && t->types[e->id] == BL_TOKEN_USER) {
-            i += e->length; /* SPM finds these by itself, within the text around them */
+        if (t->kind != BL_TOKENIZER_WORDPIECE && t->types[e->id] == BL_TOKEN_USER) {
+            i += e->length; /* BPE finds these by itself, within the text around them */
             continue;
         }
         if ((status = encode_plain(t, text + start, i - start, sink)) ||
@@ -613,8 +654,7 @@ static bitlm_status tokenize(const bl_tokenizer *t, const char *text, size_t len
     bitlm_status status = BITLM_OK;
 
     if (t->kind == BL_TOKENIZER_NONE)
-        return bl_error(error, BITLM_UNSUPPORTED,
-                        "this model's tokenizer is not supported: it takes token ids, not text");
+        return bl_error(error, BITLM_UNSUPPORTED, "%s", t->refusal);
     if (length > MAX_TEXT)
         return bl_error(error, BITLM_LIMIT, "the text has %zu bytes, but at most %zu are possible",
                         length, MAX_TEXT);

@@ -1,8 +1,8 @@
 /* tokenizer.h - text to token ids and back, as a model file defines it.
  *
  * One interface over the kinds of GGUF's tokenizer.ggml.model: `llama`
- * (SentencePiece BPE with byte fallback) and `bert` (WordPiece, uncased).  The
- * tokenizer copies its vocabulary at load; it is immutable and thread-safe.
+ * (SentencePiece BPE with byte fallback), `bert` (WordPiece, uncased) and `gpt2`
+ * (byte-level BPE, cut into words as tokenizer.ggml.pre names it).  The tokenizer copies its vocabulary at load; it is immutable and thread-safe.
  * Time is linear (n log n at most) in the text on any input, and every loop over
  * the text polls.  Called by core/run. */
 #ifndef BL_TOKENIZER_H
@@ -14,11 +14,13 @@
 #define BL_TOKENIZER_NONE 0  /* the file's kind is not supported: text is refused, ids work */
 #define BL_TOKENIZER_SPM 1
 #define BL_TOKENIZER_WORDPIECE 2
+#define BL_TOKENIZER_BPE 3
 
 typedef struct bl_tokenizer bl_tokenizer;
 
 /* Reads tokenizer.ggml.*.  vocab_size: rows of token_embd; more tokens than that is FORMAT.
- * A missing or unsupported kind loads as NONE (ids still work); a broken vocabulary of a
+ * A missing or unsupported kind, or a tokenizer.ggml.pre that nobody here knows, loads as
+ * NONE (ids still work); a broken vocabulary of a
  * supported kind (duplicate byte tokens, array lengths that differ, special ids out of
  * range, NaN scores) is FORMAT with a sentence. */
 bitlm_status bl_tokenizer_open(const bl_gguf *gguf, int32_t vocab_size, const bl_alloc *alloc,

@@ -1,6 +1,6 @@
 /* tokenizer_private.h - the tokenizer's inside, shared by the files of core/text that read
- * it: tokenizer.c (load, special tokens, frame), spm_bpe.c, wordpiece.c, detokenize.c,
- * piece_index.c. */
+ * it: tokenizer.c (load, special tokens, frame), spm_bpe.c, wordpiece.c, byte_bpe.c,
+ * pretokenizers.c, nfc.c, detokenize.c, piece_index.c. */
 #ifndef BL_TOKENIZER_PRIVATE_H
 #define BL_TOKENIZER_PRIVATE_H
 
@@ -46,6 +46,39 @@ int64_t bl_piece_index_find(const bl_piece_index *index, const uint8_t *text, si
 /* Position of the longest entry that is a prefix of the text, or -1. */
 int64_t bl_piece_index_prefix(const bl_piece_index *index, const uint8_t *text, size_t length);
 
+/* ---- how byte-level BPE cuts a text (pretokenizers.c) -------------------------------- */
+#define BL_MAX_STAGES 4
+typedef struct bl_pretokenizer bl_pretokenizer;
+
+/* The row for a tokenizer.ggml.pre, or NULL; and all their names. */
+const bl_pretokenizer *bl_pretokenizer_find(const char *name, size_t length);
+const char *bl_pretokenizer_names(void);
+int bl_pretokenizer_ignore_merges(const bl_pretokenizer *p);
+int bl_pretokenizer_add_bos(const bl_pretokenizer *p);
+int bl_pretokenizer_nfc(const bl_pretokenizer *p);
+
+/* Walks over the words of a text. */
+typedef struct bl_words {
+    const bl_pretokenizer *pretokenizer;
+    bl_poll *poll;
+    const uint8_t *at[BL_MAX_STAGES], *end[BL_MAX_STAGES]; /* what each stage has left */
+    int depth;
+    int stopped; /* the poll says so */
+    uint32_t steps;
+} bl_words;
+
+/* text: valid UTF-8. */
+void bl_words_begin(bl_words *w, const bl_pretokenizer *p, const uint8_t *text, size_t length,
+                    bl_poll *poll);
+/* 1 and the next word; 0 at the end, or when stopped. */
+int bl_words_next(bl_words *w, const uint8_t **word, size_t *length);
+
+/* One of byte-level BPE's merges; those of one left token stand together. */
+typedef struct bl_merge {
+    int32_t right, id; /* the token on the right, what both become */
+    uint32_t rank;     /* lower ones first */
+} bl_merge;
+
 /* ---- the tokenizer -------------------------------------------------------------------- */
 struct bl_tokenizer {
     bl_alloc alloc;
@@ -61,7 +94,7 @@ struct bl_tokenizer {
     float *scores;               /* (n_tokens), SPM only */
     uint8_t *types;              /* (n_tokens) */
     uint8_t *is_end;             /* (n_tokens) */
-    int32_t byte_ids[256];       /* SPM: id of <0xXX>, -1 if absent */
+    int32_t byte_ids[256];       /* SPM: id of <0xXX>; byte-level BPE: of the byte; -1 if absent */
     bl_piece_index all;          /* every token */
     bl_piece_index special;      /* control, unknown and user-defined: BITLM_TOKENS_SPECIAL */
     /* SPM: normal, user-defined and unused tokens, what a merge may make; and the
@@ -71,6 +104,12 @@ struct bl_tokenizer {
     uint64_t *pairs;             /* SPM: which characters can stand side by side in a piece */
     uint32_t pair_mask;          /* bits of `pairs` - 1 */
     size_t max_piece_chars;      /* SPM: characters of the longest piece, >= 1 */
+    /* Byte-level BPE: merges with the left token i are merges[merge_first[i] ..
+     * merge_first[i + 1]), by their right token. */
+    const bl_pretokenizer *pretokenizer;
+    bl_merge *merges;
+    uint32_t *merge_first;       /* (n_tokens + 1) */
+    char refusal[256];           /* kind NONE: why text is refused */
 };
 
 static inline const uint8_t *bl_token_text(const bl_tokenizer *t, int32_t id, size_t *length)
@@ -105,6 +144,13 @@ bitlm_status bl_spm_encode(const bl_tokenizer *t, const uint8_t *text, size_t le
                            bl_sink *sink);
 bitlm_status bl_wordpiece_encode(const bl_tokenizer *t, const uint8_t *text, size_t length,
                                  bl_sink *sink);
+bitlm_status bl_bpe_encode(const bl_tokenizer *t, const uint8_t *text, size_t length,
+                           bl_sink *sink);
+/* Reads the merges; t->pretokenizer and the tokens are there. */
+bitlm_status bl_bpe_load(bl_tokenizer *t, const bl_gguf *gguf, bitlm_error *error);
+/* The text in NFC, bad parts as U+FFFD, in new memory; *out NULL: it is so already. */
+bitlm_status bl_nfc(const uint8_t *text, size_t length, int compose, bl_sink *sink, uint8_t **out,
+                    size_t *n_out);
 /* The most bytes that token id can render as. */
 size_t bl_detok_bound(const bl_tokenizer *t, int32_t id);
 

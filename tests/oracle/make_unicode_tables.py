@@ -200,4 +200,5 @@ def main():
     print(emit("uint32_t", "bl_unicode_pool", pool), end="")
 
 
-main()
+if __name__ == "__main__":
+    main()
