@@ -36,7 +36,7 @@ extern "C" {
 #define BITLM_VERSION "0.1.0"
 /* Rises with any change of arithmetic order, polynomial, rounding or frozen
  * table, that is whenever the same model and text may give other bits. */
-#define BITLM_NUMERICS 1
+#define BITLM_NUMERICS 2
 
 /* ---- status ------------------------------------------------------------ */
 

@@ -268,45 +268,56 @@ INLINE __m256i group_sums(const __m256i *w, const int8_t *x, int n, int depth, _
     return acc;
 }
 
-/* Goes on with the chains of n_tok tokens over the step's n weights. */
-INLINE void run(const layout *l, int depth, int group, int has_min, const step *s, int n, const int8_t *x,
-                int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_groups, int64_t n_tok,
+/* The activations that a step meets: token t is the rows t*n_terms .. of x, ldx apart. */
+typedef struct inputs {
+    const int8_t *x;
+    const float *d;
+    const int32_t *sums;
+    int64_t ldx, n_groups, n_tok;
+    int n_terms;
+} inputs;
+
+/* Goes on with the chains of the tokens over the step's n weights. */
+INLINE void run(const layout *l, int depth, int group, int has_min, const step *s, int n, const inputs *in,
                 __m256 *acc) {
-    for (int64_t t = 0; t < n_tok; t++) {
+    for (int64_t t = 0; t < in->n_tok; t++) {
         __m256 sum = acc[t];
         for (int g = 0; g < n / group; g++) {
-            int32_t xs = xsums[t * n_groups + g];
-            __m256i start = _mm256_set1_epi32(-l->offset * xs);
-            __m256i is = group_sums(s->lanes + g * (group / 4), x + t * ldx + g * group, group / 4, depth, start);
-            __m256 scale = _mm256_broadcast_ss(xd + t * n_groups + g);
-            sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(is), _mm256_mul_ps(_mm256_load_ps(s->d[g]), scale), sum);
-            if (has_min) {
-                sum = _mm256_fmadd_ps(_mm256_set1_ps((float)xs), _mm256_mul_ps(_mm256_load_ps(s->m[g]), scale),
+            for (int64_t j = t * in->n_terms; j < (t + 1) * in->n_terms; j++) {
+                int32_t xs = in->sums[j * in->n_groups + g];
+                __m256i start = _mm256_set1_epi32(-l->offset * xs);
+                __m256i is = group_sums(s->lanes + g * (group / 4), in->x + j * in->ldx + g * group, group / 4,
+                                        depth, start);
+                __m256 scale = _mm256_broadcast_ss(in->d + j * in->n_groups + g);
+                sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(is), _mm256_mul_ps(_mm256_load_ps(s->d[g]), scale),
                                       sum);
+                if (has_min) {
+                    sum = _mm256_fmadd_ps(_mm256_set1_ps((float)xs),
+                                          _mm256_mul_ps(_mm256_load_ps(s->m[g]), scale), sum);
+                }
             }
         }
         acc[t] = sum;
     }
 }
 
-static void run_any(const layout *l, const step *s, int n, const int8_t *x, int64_t ldx, const float *xd,
-                    const int32_t *xsums, int64_t n_groups, int64_t n_tok, __m256 *acc) {
+static void run_any(const layout *l, const step *s, int n, const inputs *in, __m256 *acc) {
     switch (l->type) {
     case BL_TYPE_Q4_0:
-        run(l, 8, 32, 0, s, n, x, ldx, xd, xsums, n_groups, n_tok, acc);
+        run(l, 8, 32, 0, s, n, in, acc);
         break;
     case BL_TYPE_Q4_1:
     case BL_TYPE_Q4_K:
-        run(l, 8, 32, 1, s, n, x, ldx, xd, xsums, n_groups, n_tok, acc);
+        run(l, 8, 32, 1, s, n, in, acc);
         break;
     case BL_TYPE_Q8_0:
-        run(l, 1, 32, 0, s, n, x, ldx, xd, xsums, n_groups, n_tok, acc);
+        run(l, 1, 32, 0, s, n, in, acc);
         break;
     case BL_TYPE_Q6_K:
-        run(l, 2, 16, 0, s, n, x, ldx, xd, xsums, n_groups, n_tok, acc);
+        run(l, 2, 16, 0, s, n, in, acc);
         break;
     default: /* ternary and binary: u <= 3 */
-        run(l, 32, l->group, 0, s, n, x, ldx, xd, xsums, n_groups, n_tok, acc);
+        run(l, 32, l->group, 0, s, n, in, acc);
         break;
     }
 }
@@ -314,8 +325,8 @@ static void run_any(const layout *l, const step *s, int n, const int8_t *x, int6
 /* ---- the kernel ----------------------------------------------------------------------------------------- */
 
 void bl_group_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
-                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, float *y,
-                      int64_t ldy, void *scratch) {
+                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms,
+                      float *y, int64_t ldy, void *scratch) {
     (void)scratch;
     const bl_tensor_type *t = bl_tensor_type_find(type);
     const int32_t offset = type == BL_TYPE_Q4_0 ? 8 : type == BL_TYPE_Q6_K ? 32
@@ -338,9 +349,10 @@ void bl_group_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int
             }
             for (int64_t i = 0; i < k; i += STEP) {
                 int n = (int)BL_MIN(k - i, STEP);
-                int64_t g = t0 * n_groups + i / l.group;
+                int64_t first = t0 * n_terms, g = first * n_groups + i / l.group;
+                const inputs in = {xq + first * ldx + i, xd + g, xsums + g, ldx, n_groups, nt, n_terms};
                 fill_any(&l, row, n, &s);
-                run_any(&l, &s, n, xq + t0 * ldx + i, ldx, xd + g, xsums + g, n_groups, nt, acc);
+                run_any(&l, &s, n, &in, acc);
                 for (int j = 0; j < ROWS; j++) {
                     row[j] += n / l.block * l.block_bytes;
                 }

@@ -62,6 +62,8 @@ typedef struct bl_kernels {
      * d[g] = m / 127.0f.  sums[g] = Σ q of the group.  m not finite: q = 0, sums = 0, d = NaN. */
     void (*quant_groups)(const float *x, int64_t n, int64_t group, int8_t *q, float *d,
                          int32_t *sums);
+    /* What that leaves: r[i] = fma(-d[g], (float)q[i], x[i]), g = i / group.  r may be x. */
+    void (*residual)(const float *x, int64_t n, int64_t group, const int8_t *q, const float *d, float *r);
 
     /* a[i] = relu2(gate[i]) * up[i]: t = gate > 0 ? gate : 0; (t*t)*up.  out may be gate. */
     void (*relu2_mul)(const float *gate, const float *up, int64_t n, float *out);
@@ -117,13 +119,15 @@ typedef struct bl_kernels {
                        int64_t n_tok, float *y, int64_t ldy, void *scratch);
 
     /* Integer groups: rows unpacked by `unpack` (below) against int8 activations.
-     * For each group g of `group` weights: acc = fma((float)isum_g, wd[g]*xd[g], acc), and, if
-     * the type has minima, acc = fma((float)xsums[g], wm[g]*xd[g], acc) right after it; one
-     * chain over g, starting at +0; y = acc.  xd, xsums: (n_tok, k/group).  wm already has
-     * its sign: weight = code*wd + wm.  scratch: bl_group_scratch(k) bytes. */
+     * A token is the sum of n_terms (1 or 2) int8 rows: row t*n_terms + j of xq (ldx apart), with
+     * its own xd and xsums, (n_tok, n_terms, k/group).  For each group g of `group` weights and in
+     * it for each term: acc = fma((float)isum_g, wd[g]*xd[g], acc), and, if the type has minima,
+     * acc = fma((float)xsums[g], wm[g]*xd[g], acc) right after it; one chain, starting at +0;
+     * y = acc.  wm already has its sign: weight = code*wd + wm.  scratch: bl_group_scratch(k)
+     * bytes. */
     void (*group_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
                      const int8_t *xq, int64_t ldx, const float *xd, const int32_t *xsums,
-                     int64_t n_tok, float *y, int64_t ldy, void *scratch);
+                     int64_t n_tok, int n_terms, float *y, int64_t ldy, void *scratch);
 
     /* F32, F16 or BF16 rows: y = Σ w·x by fma in sum16 order.  x: token t at x + t*ldx. */
     void (*float_rows)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
@@ -144,7 +148,7 @@ const bl_kernels *bl_kernels_nth(int i);
 extern const bl_kernels bl_kernels_ref;
 
 size_t bl_ternary_scratch(int64_t k);  /* bytes, for ternary_i8 on any ISA */
-size_t bl_group_scratch(int64_t k);
+size_t bl_group_scratch(int64_t k);    /* for group_i8; also holds k floats */
 
 /* ---- plain C pieces that ISA files share (kernels_ref.c) ------------------------- */
 

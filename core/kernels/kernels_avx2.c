@@ -18,6 +18,7 @@ const bl_kernels bl_kernels_avx2 = {
     .rmsnorm = bl_rmsnorm_avx2,
     .quant_row = bl_quant_row_avx2,
     .quant_groups = bl_quant_groups_avx2,
+    .residual = bl_residual_avx2,
     .relu2_mul = bl_relu2_mul_avx2,
     .silu_mul = bl_silu_mul_avx2,
     .add = bl_add_avx2,

@@ -61,6 +61,7 @@ void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes);
 void bl_rmsnorm_avx2(const float *x, const float *w, int64_t n, float eps, float *y);
 float bl_quant_row_avx2(const float *x, int64_t n, int8_t *q, int32_t *sum);
 void bl_quant_groups_avx2(const float *x, int64_t n, int64_t group, int8_t *q, float *d, int32_t *sums);
+void bl_residual_avx2(const float *x, int64_t n, int64_t group, const int8_t *q, const float *d, float *r);
 void bl_relu2_mul_avx2(const float *gate, const float *up, int64_t n, float *out);
 void bl_silu_mul_avx2(const float *gate, const float *up, int64_t n, float *out);
 void bl_add_avx2(float *x, const float *y, int64_t n);
@@ -87,7 +88,7 @@ void bl_ternary_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
                         const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,
                         int64_t n_tok, float *y, int64_t ldy, void *scratch);
 void bl_group_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
-                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, float *y,
+                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
                       int64_t ldy, void *scratch);
 void bl_float_rows_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const float *x,
                         int64_t ldx, int64_t n_tok, float *y, int64_t ldy);

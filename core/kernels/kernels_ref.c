@@ -110,6 +110,12 @@ static void quant_groups(const float *x, int64_t n, int64_t group, int8_t *q, fl
     }
 }
 
+static void residual(const float *x, int64_t n, int64_t group, const int8_t *q, const float *d, float *r) {
+    for (int64_t i = 0; i < n; i++) {
+        r[i] = fmaf(-d[i / group], (float)q[i], x[i]);
+    }
+}
+
 static void relu2_mul(const float *gate, const float *up, int64_t n, float *out) {
     for (int64_t i = 0; i < n; i++) {
         float t = gate[i] > 0.0f ? gate[i] : 0.0f;
@@ -451,8 +457,9 @@ size_t bl_ternary_scratch(int64_t k) {
 }
 
 size_t bl_group_scratch(int64_t k) {
-    /* A row of int8 with scales and minima of groups of 16. */
-    return (size_t)k + 2 * sizeof(float) * (size_t)(k / 16) + 64;
+    /* A row of int8 with scales and minima of groups of 16, which is less than the k floats that a
+     * row of activations takes while it is quantized. */
+    return sizeof(float) * (size_t)k + 64;
 }
 
 static void ternary_i8(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
@@ -473,8 +480,8 @@ static void ternary_i8(int32_t type, const uint8_t *w, int64_t k, int64_t r0, in
 }
 
 static void group_i8(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
-                     int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, float *y,
-                     int64_t ldy, void *scratch) {
+                     int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms,
+                     float *y, int64_t ldy, void *scratch) {
     const bl_tensor_type *type_info = bl_tensor_type_find(type);
     int64_t group = type_info->group;
     int64_t n_groups = k / group;
@@ -488,14 +495,16 @@ static void group_i8(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int6
         for (int64_t t = 0; t < n_tok; t++) {
             float acc = 0.0f;
             for (int64_t g = 0; g < n_groups; g++) {
-                float scale = xd[t * n_groups + g];
-                int32_t sum = 0;
-                for (int64_t i = g * group; i < (g + 1) * group; i++) {
-                    sum += q[i] * xq[t * ldx + i];
-                }
-                acc = fmaf((float)sum, wd[g] * scale, acc);
-                if (has_min) {
-                    acc = fmaf((float)xsums[t * n_groups + g], wm[g] * scale, acc);
+                for (int64_t j = t * n_terms; j < (t + 1) * n_terms; j++) {
+                    float scale = xd[j * n_groups + g];
+                    int32_t sum = 0;
+                    for (int64_t i = g * group; i < (g + 1) * group; i++) {
+                        sum += q[i] * xq[j * ldx + i];
+                    }
+                    acc = fmaf((float)sum, wd[g] * scale, acc);
+                    if (has_min) {
+                        acc = fmaf((float)xsums[j * n_groups + g], wm[g] * scale, acc);
+                    }
                 }
             }
             y[t * ldy + r] = acc;
@@ -552,6 +561,7 @@ const bl_kernels bl_kernels_ref = {
     .rmsnorm = rmsnorm,
     .quant_row = quant_row,
     .quant_groups = quant_groups,
+    .residual = residual,
     .relu2_mul = relu2_mul,
     .silu_mul = silu_mul,
     .add = add,

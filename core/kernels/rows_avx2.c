@@ -133,6 +133,14 @@ void bl_quant_groups_avx2(const float *x, int64_t n, int64_t group, int8_t *q, f
     }
 }
 
+void bl_residual_avx2(const float *x, int64_t n, int64_t group, const int8_t *q, const float *d, float *r) {
+    for (int64_t i = 0; i < n; i += 8) { /* groups are multiples of 16 */
+        __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(q + i))));
+        __m256 step = _mm256_broadcast_ss(d + i / group);
+        _mm256_storeu_ps(r + i, _mm256_fnmadd_ps(step, v, _mm256_loadu_ps(x + i)));
+    }
+}
+
 /* ---- element by element ------------------------------------------------------------- */
 
 void bl_relu2_mul_avx2(const float *gate, const float *up, int64_t n, float *out) {

@@ -14,7 +14,7 @@
 static void widen(bl_context *c, const bl_linear *l) {
     if (!l->data)
         return;
-    c->act_width = BL_MAX(c->act_width, l->k);
+    c->act_width = BL_MAX(c->act_width, l->kind == BL_LINEAR_GROUP ? l->k * l->n_terms : l->k);
     c->max_groups = BL_MAX(c->max_groups, bl_linear_groups(l));
 }
 

@@ -18,7 +18,7 @@ typedef struct quant_job {
 int64_t bl_linear_groups(const bl_linear *l) {
     if (!l->data)
         return 0;
-    return l->kind == BL_LINEAR_GROUP ? l->k / l->group : 1;
+    return l->kind == BL_LINEAR_GROUP ? l->k / l->group * l->n_terms : 1;
 }
 
 /* Per-token int8 for a GROUP layer: one scale, repeated, and the sums of each group. */
@@ -45,7 +45,6 @@ static void quant_range(void *arg, int64_t begin, int64_t end, int thread) {
     const quant_job *job = arg;
     bl_context *c = job->c;
     const bl_linear *l = job->layer;
-    (void)thread;
     for (int64_t t = begin; t < end; t++) {
         const float *x = job->x + t * job->ldx;
         if (l->kind == BL_LINEAR_TERNARY) {
@@ -54,8 +53,15 @@ static void quant_range(void *arg, int64_t begin, int64_t end, int thread) {
             quant_token_grouped(job, x, t);
         } else {
             int64_t n_groups = l->k / l->group;
-            c->kernels->quant_groups(x, l->k, l->group, c->xq + t * l->k, c->xs + t * n_groups,
-                                     c->xsum + t * n_groups);
+            float *left = (float *)(void *)(c->scratch + (size_t)thread * c->scratch_bytes);
+            for (int64_t j = t * l->n_terms; j < (t + 1) * l->n_terms; j++) {
+                int8_t *q = c->xq + j * l->k;
+                float *d = c->xs + j * n_groups;
+                c->kernels->quant_groups(x, l->k, l->group, q, d, c->xsum + j * n_groups);
+                if (j + 1 < (t + 1) * l->n_terms)
+                    c->kernels->residual(x, l->k, l->group, q, d, left);
+                x = left;
+            }
         }
     }
 }
@@ -90,7 +96,8 @@ static void linear_tile(void *arg, int64_t tile, int thread) {
         kn->ternary_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xsum, c->factor + i * c->max_batch,
                        n_tok, y, ldy, scratch);
     else if (l->kind == BL_LINEAR_GROUP)
-        kn->group_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xs, c->xsum, n_tok, y, ldy, scratch);
+        kn->group_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xs, c->xsum, n_tok, l->n_terms, y,
+                     ldy, scratch);
     else
         kn->float_rows(l->type, l->data, l->k, r0, r1, job->x, job->ldx, n_tok, y, ldy);
 
@@ -123,7 +130,8 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
 }
 
 static int same_input(const bl_linear *a, const bl_linear *b) {
-    return a->kind == b->kind && a->k == b->k && a->group == b->group && a->per_token == b->per_token;
+    return a->kind == b->kind && a->k == b->k && a->group == b->group && a->per_token == b->per_token &&
+           a->n_terms == b->n_terms;
 }
 
 static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,

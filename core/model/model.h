@@ -49,6 +49,7 @@ typedef struct bl_linear {
     int32_t kind;        /* BL_LINEAR_* */
     int32_t group;       /* weights per scale (GROUP) */
     int32_t per_token;   /* GROUP: one activation scale for the whole token */
+    int32_t n_terms;     /* GROUP: int8 rows that make up an input, 1 or 2 */
     int64_t k, n;        /* inputs, outputs */
     float scale;         /* TERNARY: the tensor's scale (times .scale if present) */
     const float *bias;   /* (n) or NULL */

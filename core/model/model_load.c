@@ -294,6 +294,9 @@ static bitlm_status fill_linear(loader *ld, const bl_tensor *t, int64_t k, int64
     l->kind = BL_LINEAR_GROUP;
     l->group = type->group;
     l->per_token = type->cls == BL_CLASS_TERNARY && ld->m->per_token;
+    /* Weights of 4 bits and more stand for float ones: one int8 row per token would leave the float
+     * path further than the weights do (docs/ARCHITECTURE.md has the figures). */
+    l->n_terms = type->cls == BL_CLASS_GROUP ? 2 : 1;
     return BITLM_OK;
 }
 

@@ -203,6 +203,15 @@ static void case_quant_groups(const bl_kernels *k, int number) {
     k->quant_groups(x, n, group, q, d, sums);
 }
 
+static void case_residual(const bl_kernels *k, int number) {
+    int64_t group = 16 << random_below(5), n = group * (1 + random_below(20));
+    float *x = floats(n, temper_of_case(number)), *d = floats(n / group, 0);
+    int8_t *q = input((size_t)n);
+    fill_int8(q, n, 0);
+    float *r = output((size_t)n * sizeof *r);
+    k->residual(x, n, group, q, d, r);
+}
+
 static void two_inputs(void (*kernel)(const float *, const float *, int64_t, float *), int number) {
     int64_t n = size_of_case(number);
     float *gate = floats(n, temper_of_case(number)), *up = floats(n, 0);
@@ -380,15 +389,16 @@ static void group_case(const bl_kernels *kernels, int number, int32_t type) {
     const bl_tensor_type *t = bl_tensor_type_find(type);
     int64_t k = t->block * (1 + random_below(number % 9 == 8 ? 24 : 9));
     int64_t rows = 1 + random_below(19), r0 = random_below(rows), r1 = r0 + 1 + random_below(rows - r0);
-    int64_t n_tok = number == 30 ? 130 : token_count(number), n_groups = k / t->group;
+    int n_terms = 1 + number / 3 % 2;
+    int64_t n_tok = number == 30 ? 130 : token_count(number), n_rows = n_tok * n_terms, n_groups = k / t->group;
     int64_t ldx = k + random_below(5), ldy = rows + random_below(3);
     uint8_t *w = weights(type, k, rows, is_extreme(number) ? 1 : number % 4 == 3 ? 1 + (int)random_below(3) : 0);
-    int8_t *xq = input((size_t)((n_tok - 1) * ldx + k));
-    fill_int8(xq, (n_tok - 1) * ldx + k,
+    int8_t *xq = input((size_t)((n_rows - 1) * ldx + k));
+    fill_int8(xq, (n_rows - 1) * ldx + k,
               is_extreme(number) ? 1 + number / 12 % 2 : number % 3 == 2 ? 1 + (int)random_below(3) : 0);
-    float *xd = floats(n_tok * n_groups, 0);
-    int32_t *xsums = input((size_t)(n_tok * n_groups) * sizeof *xsums);
-    for (int64_t i = 0; i < n_tok * n_groups; i++) {
+    float *xd = floats(n_rows * n_groups, 0);
+    int32_t *xsums = input((size_t)(n_rows * n_groups) * sizeof *xsums);
+    for (int64_t i = 0; i < n_rows * n_groups; i++) {
         const int8_t *x = xq + i / n_groups * ldx + i % n_groups * t->group;
         xsums[i] = 0;
         for (int64_t j = 0; j < t->group; j++) {
@@ -397,7 +407,7 @@ static void group_case(const bl_kernels *kernels, int number, int32_t type) {
     }
     float *y = output((size_t)((n_tok - 1) * ldy + rows) * sizeof *y);
     uint8_t *scratch = input((bl_group_scratch(k) + 63) / 64 * 64);
-    kernels->group_i8(type, w, k, r0, r1, xq, ldx, xd, xsums, n_tok, y, ldy, scratch);
+    kernels->group_i8(type, w, k, r0, r1, xq, ldx, xd, xsums, n_tok, n_terms, y, ldy, scratch);
 }
 
 static void case_q4_0(const bl_kernels *k, int number) { group_case(k, number, BL_TYPE_Q4_0); }
@@ -514,6 +524,7 @@ static const struct {
     {"hamming", case_hamming, 300, 0},
     {"dot_f32", case_dot_f32, 300, 1},
     {"elementary", case_elementary, 70, 0},
+    {"residual", case_residual, 300, 0},
 };
 
 #define HASH_CASES 40

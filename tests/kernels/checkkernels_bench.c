@@ -57,7 +57,7 @@ static void tq1_0_256(const bl_kernels *k, int64_t turn) { ternary(k, BL_TYPE_TQ
 
 static void group(const bl_kernels *k, int32_t type, int64_t turn, int64_t rows, int64_t n_tok) {
     const uint8_t *w = walk(turn, (size_t)(bl_row_bytes(type, K) * rows));
-    k->group_i8(type, w, K, 0, rows, xq, K, fa, xsum, n_tok, fc, rows, scratch);
+    k->group_i8(type, w, K, 0, rows, xq, K, fa, xsum, n_tok, 1, fc, rows, scratch);
 }
 
 static void q8_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q8_0, turn, 1024, 1); }
