@@ -283,6 +283,13 @@ BITLM_API bitlm_status bitlm_embed_batch(bitlm_session *session, const bitlm_tex
 BITLM_API bitlm_status bitlm_logits(bitlm_session *session, const int32_t *ids, size_t n, float *out,
                                     bitlm_error *error);
 
+/* Log probabilities of a given text (no frame added): logprobs[i], i > 0, is the natural log of
+ * the probability of ids[i] after ids[0 .. i); logprobs[0] = 0, since nothing stands before it.
+ * n: 1 .. n_ctx.  The session's cache is overwritten.  exp of minus their mean is the perplexity.
+ * ARG, LIMIT, NOMEM, BUSY, CANCELED; then logprobs holds nothing of use. */
+BITLM_API bitlm_status bitlm_score(bitlm_session *session, const int32_t *ids, size_t n, float *logprobs,
+                                   bitlm_error *error);
+
 /* ---- codes ------------------------------------------------------------------ */
 
 /* Differing bits of two codes of n bytes. */

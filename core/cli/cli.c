@@ -308,6 +308,20 @@ int bl_cli_read_stdin(size_t limit, char **text, size_t *length) {
     return BL_CLI_OK;
 }
 
+void bl_cli_progress(void *last_percent, double fraction) {
+    int *last = last_percent, percent = (int)(fraction * 100);
+    if (percent == *last)
+        return;
+    *last = percent;
+    fprintf(stderr, "\r%3d %%", percent);
+    fflush(stderr);
+}
+
+void bl_cli_progress_end(const int *last_percent) {
+    if (*last_percent >= 0)
+        fputs("\r     \r", stderr);
+}
+
 /* ---- the subcommands -------------------------------------------------------------------------- */
 
 static const char help_text[] =
@@ -316,6 +330,7 @@ static const char help_text[] =
     "  bitlm generate [options] PROMPT|-      continue a text, token by token\n"
     "  bitlm embed    [options] TEXT...|-     binary codes of texts (-: one text a line)\n"
     "  bitlm info     [options] FILE|story|embed   what is in a model file\n"
+    "  bitlm perplexity [options] [MODEL] FILE   how well a model foretells a text\n"
     "  bitlm synth    [options] FILE          write a random-weight model of a known shape\n"
     "  bitlm version\n"
     "\n"
@@ -341,8 +356,9 @@ static const struct {
     int (*run)(int argc, char **argv, int first);
 } commands[] = {
     {"generate", bl_cli_generate}, {"embed", bl_cli_embed}, {"info", bl_cli_info},
-    {"synth", bl_cli_synth},       {"help", show_help},     {"--help", show_help},
-    {"-h", show_help},             {"version", show_version}, {"--version", show_version},
+    {"synth", bl_cli_synth},       {"perplexity", bl_cli_perplexity},
+    {"help", show_help},           {"--help", show_help},   {"-h", show_help},
+    {"version", show_version},     {"--version", show_version},
 };
 
 int bl_cli_main(int argc, char **argv) {

@@ -64,10 +64,16 @@ int bl_cli_open(const bl_cli_line *line, const char *builtin, bitlm_model **mode
 /* Reads all of stdin, at most `limit` bytes; *text is malloc'd. */
 int bl_cli_read_stdin(size_t limit, char **text, size_t *length);
 
+/* A percentage on the terminal's line, drawn when it changes.  last_percent: an int, -1 at first;
+ * _end wipes what was drawn. */
+void bl_cli_progress(void *last_percent, double fraction);
+void bl_cli_progress_end(const int *last_percent);
+
 /* ---- subcommands: argv[first] is the first word after the subcommand ----------------- */
 int bl_cli_generate(int argc, char **argv, int first);
 int bl_cli_embed(int argc, char **argv, int first);
 int bl_cli_info(int argc, char **argv, int first);
 int bl_cli_synth(int argc, char **argv, int first);
+int bl_cli_perplexity(int argc, char **argv, int first);
 
 #endif

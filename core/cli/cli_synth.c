@@ -28,15 +28,6 @@ static int find_type(const char *flag, const char *name, int32_t *type) {
     return BL_CLI_OK;
 }
 
-static void show_progress(void *context, double fraction) {
-    int *last = context, percent = (int)(fraction * 100);
-    if (percent == *last)
-        return;
-    *last = percent;
-    fprintf(stderr, "\r%3d %%", percent);
-    fflush(stderr);
-}
-
 int bl_cli_synth(int argc, char **argv, int first) {
     int status, percent = -1;
     const char *shape = "tiny", *type_name = "i2_s", *embedding_name = "f16";
@@ -73,9 +64,8 @@ int bl_cli_synth(int argc, char **argv, int first) {
     bl_cli_host(&host);
     bl_poll_init(&poll, &host, NULL, line.options.timeout_ms);
     bitlm_status s = bl_synth(shape, type, embedding, line.options.seed, line.arguments[0], &alloc, &poll,
-                              tty ? show_progress : NULL, &percent, &error);
-    if (tty && percent >= 0)
-        fputs("\r     \r", stderr);
+                              tty ? bl_cli_progress : NULL, &percent, &error);
+    bl_cli_progress_end(&percent);
     if (s == BITLM_ARG)
         status = bl_cli_usage("%s", error.text);
     else if (s != BITLM_OK)

@@ -40,7 +40,7 @@ def refused(*args, status=2, **kwargs):
 
 def test_help_and_version():
     text = ok("help").decode()
-    for command in ("generate", "embed", "info", "synth", "version"):
+    for command in ("generate", "embed", "info", "synth", "perplexity", "version"):
         assert command in text
         if command != "version":
             assert b"usage: bitlm " + command.encode() in ok(command, "--help")
@@ -376,3 +376,49 @@ def test_synth_refusals(tmp_path):
     refused("synth", "--shape", "tiny")
     refused("synth", "--shape", "tiny", "--type", "i2_s", str(tmp_path / "no" / "t.gguf"), status=1)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- perplexity ------------------------------------------------------------------------------
+
+STORY = ("Once upon a time there was a little girl who lived with her mother in a small house near the "
+         "forest. One day the mother said to her, Go and take this cake to your grandmother, for she is "
+         "ill. The little girl set out at once, and in the wood she met a wolf. ") * 3
+
+
+def perplexity(*args, **kwargs):
+    lines = ok("perplexity", *args, **kwargs).decode().splitlines()
+    return {line[:14].strip(): line[14:] for line in lines}
+
+
+def test_perplexity_tells_text_from_noise(tmp_path):
+    words = STORY.split()
+    (tmp_path / "story.txt").write_text(STORY)
+    (tmp_path / "noise.txt").write_text(" ".join(words[::-1]))
+    story = float(perplexity(str(tmp_path / "story.txt"))["perplexity"].split()[0])
+    noise = float(perplexity("story", str(tmp_path / "noise.txt"))["perplexity"].split()[0])
+    assert 2 < story < 40 and noise > 3 * story
+
+
+def test_perplexity_scores_each_token_once_in_any_windows():
+    whole = perplexity("--window", "512", "-", stdin=STORY.encode())
+    for window, stride in (("64", "32"), ("64", "63"), ("100", "7")):
+        part = perplexity("--window", window, "--stride", stride, "-", stdin=STORY.encode())
+        scored, total = part["tokens"].split()[0], part["tokens"].split()[3].rstrip(",")
+        assert scored == total == whole["tokens"].split()[0]  # the model begins with BOS: no token is left out
+        assert float(part["nats a token"]) > float(whole["nats a token"]) - 0.3
+    bits = float(whole["nats a token"]) / 0.6931471805599453 * int(scored) / len(STORY.encode())
+    assert abs(float(whole["bits a byte"]) - bits) < 1e-3
+    first = perplexity("--max-tokens", "10", "-", stdin=STORY.encode())
+    assert first["tokens"].startswith("10 scored of 10, 1 windows")
+
+
+def test_perplexity_refuses(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    assert "0 tokens" in refused("perplexity", str(tmp_path / "empty.txt"), status=1)
+    assert "no output head" in refused("perplexity", "embed", "-", stdin=b"some text", status=1)
+    assert "missing.txt" in refused("perplexity", str(tmp_path / "missing.txt"), status=1)
+    assert "cannot read" in refused("perplexity", str(tmp_path), status=1)
+    assert "--stride is 64" in refused("perplexity", "--window", "64", "--stride", "64", "-", stdin=STORY.encode())
+    assert "beside --model" in refused("perplexity", "--model", "story", "story", "-", stdin=b"x")
+    refused("perplexity")
+    refused("perplexity", "--window", "1", "-", stdin=b"x y")

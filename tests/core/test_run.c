@@ -187,6 +187,48 @@ START_TEST(wrong_calls) {
 }
 END_TEST
 
+/* bitlm_score against a log-softmax of bitlm_logits in double with libm, over more tokens than a batch of
+ * the head or of the prefill holds. */
+START_TEST(scores_are_log_probabilities) {
+    enum { N = 500, VOCAB = 4096 };
+    bitlm_model *m = open_model("story", NULL), *em = open_model("embed", NULL);
+    bitlm_session *s = open_session(m, "{\"threads\":2}"), *e = open_session(em, NULL);
+    static int32_t ids[N];
+    static float scores[N], one[1] = {9};
+    float *logits = malloc(sizeof(float) * N * VOCAB);
+    bitlm_error why = {.size = sizeof why};
+    for (int i = 0; i < N; i++)
+        ids[i] = 300 + (i * 7919) % 3000;
+    ck_assert_int_eq(bitlm_score(s, ids, N, scores, NULL), BITLM_OK);
+    ck_assert_int_eq(bitlm_logits(s, ids, N, logits, NULL), BITLM_OK);
+    ck_assert_float_eq(scores[0], 0);
+    for (int i = 1; i < N; i++) {
+        const float *l = logits + (size_t)(i - 1) * VOCAB;
+        double sum = 0, max = -INFINITY;
+        for (int j = 0; j < VOCAB; j++)
+            max = (double)l[j] > max ? (double)l[j] : max;
+        for (int j = 0; j < VOCAB; j++)
+            sum += exp((double)l[j] - max);
+        ck_assert_double_eq_tol((double)scores[i], (double)l[ids[i]] - max - log(sum), 1e-4);
+    }
+    ck_assert_int_eq(bitlm_score(s, ids, 1, one, NULL), BITLM_OK);
+    ck_assert_float_eq(one[0], 0);
+    ck_assert_int_eq(bitlm_score(s, ids, 0, scores, &why), BITLM_LIMIT);
+    ck_assert_int_eq(bitlm_score(s, ids, 1000000, scores, &why), BITLM_LIMIT);
+    ck_assert(strstr(why.text, "1000000"));
+    ids[3] = 4096;
+    ck_assert_int_eq(bitlm_score(s, ids, 5, scores, &why), BITLM_ARG);
+    ck_assert(strstr(why.text, "4096"));
+    ck_assert_int_eq(bitlm_score(e, ids, 3, scores, &why), BITLM_ARG);
+    ck_assert_int_eq(bitlm_score(NULL, ids, 3, scores, &why), BITLM_ARG);
+    free(logits);
+    bitlm_session_free(s);
+    bitlm_session_free(e);
+    bitlm_model_free(m);
+    bitlm_model_free(em);
+}
+END_TEST
+
 START_TEST(hostile_prompts) {
     bitlm_model *m = open_model("story", NULL), *em = open_model("embed", NULL);
     bitlm_session *s = open_session(m, NULL), *e = open_session(em, NULL);
@@ -289,7 +331,12 @@ static bitlm_status whole_job(const bitlm_host *host, bitlm_error *why, char *te
         }
     }
     text[used] = 0;
-    if (status == BITLM_DONE)
+    if (status == BITLM_DONE) {
+        int32_t ids[40] = {1, 2311, 680};
+        float scores[40];
+        status = bitlm_score(s, ids, 40, scores, why);
+    }
+    if (!status)
         status = bitlm_model_open("embed", 5, 0, &o, host, &em, why);
     if (!status)
         status = bitlm_session_open(em, &o, host, &e, why);
@@ -477,6 +524,7 @@ int main(void) {
     tcase_add_test(c, finish_reasons);
     tcase_add_test(c, seeds_and_logprobs);
     tcase_add_test(c, wrong_calls);
+    tcase_add_test(c, scores_are_log_probabilities);
     tcase_add_test(c, hostile_prompts);
     tcase_add_test(c, cancel_at_every_poll);
     tcase_add_test(c, a_canceled_session_goes_on);
