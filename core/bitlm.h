@@ -101,6 +101,8 @@ typedef struct bitlm_text {
 
 #define BITLM_KV_F16 0
 #define BITLM_KV_F32 1
+#define BITLM_KV_INT8 2  /* a scale per token and head; needs a head size that is a multiple of 8 */
+#define BITLM_KV_INT4 3
 #define BITLM_TRUNCATE_NONE 0
 #define BITLM_TRUNCATE_START 1  /* drop the start */
 #define BITLM_TRUNCATE_END 2    /* drop the end */
@@ -125,7 +127,7 @@ typedef struct bitlm_options {
     int32_t logprobs;        /* 0 or 1: pieces carry log probabilities */
     int32_t threads;         /* 0: the host's default; 1 .. 256 */
     int32_t n_ctx;           /* 0: the model's own, at most 4096 */
-    int32_t kv_type;         /* BITLM_KV_*; json "f16", "f32" */
+    int32_t kv_type;         /* BITLM_KV_*; json "f16", "f32", "int8", "int4" */
     int32_t truncate;        /* BITLM_TRUNCATE_*; json "none", "start", "end" */
     int32_t on_error;        /* BITLM_ON_ERROR_*; json "raise", "null" */
     int32_t load;            /* BITLM_LOAD_*; json "auto", "mmap", "copy" */

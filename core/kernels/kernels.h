@@ -107,6 +107,22 @@ typedef struct bl_kernels {
     void (*mix_f32)(const float *prob, int64_t ld, int n_q, const float *v, int64_t v_stride,
                     int64_t n_pos, int64_t dim, float *out, int64_t ldo);
 
+    /* -- the same over an int8 or int4 cache (bits: 8 or 4; dim a multiple of 8).  Layouts:
+     * attention_int.c.  A position and head has its codes and a scale: kd, vd by position. */
+
+    /* Queries in int8, q_j = q + j*ldq with scale qd[j].  scores[j*ld + p] = (float)Σ q_j·k[p] *
+     * ((qd[j] * scale) * kd[p]), j < n_q (1 .. 8), p < n_tiles*16. */
+    void (*scores_int)(int bits, const int8_t *q, int64_t ldq, const float *qd, int n_q, const uint8_t *tiles,
+                       const float *kd, int64_t n_tiles, int64_t dim, float scale, float *scores, int64_t ld);
+    /* Probabilities times V's scales, in chunks of BL_INT_CHUNK positions that share a scale:
+     * t = p[i]*vd[i], m = the chunk's max |t|; m < 1e-30f: 0, scale 0; else pq = rne(t * (127/m)),
+     * cd = m/127; m not finite: pq = 0, cd = NaN.  pq has room for n_pos rounded up to a chunk, zeros there. */
+    void (*quant_probs)(const float *p, const float *vd, int64_t n_pos, uint8_t *pq, float *cd);
+    /* out_j[d] = chain over chunks c of fma((float)Σ pq·v[.][d], cd[c], acc), from +0; pq_j = pq + j*ldp,
+     * cd_j = cd + j*ldc, out_j = out + j*ldo, j < n_q (1 .. 8). */
+    void (*mix_int)(int bits, const uint8_t *pq, int64_t ldp, const float *cd, int64_t ldc, int n_q,
+                    const uint8_t *v, int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+
     /* -- linear layers: y[t*ldy + r] for rows r0 <= r < r1 and tokens t < n_tok ----- */
 
     /* Per-tensor ternary.  w: row 0 of the tensor in TYPE (I2_S with k % 128 == 0, TQ2_0 or
@@ -161,6 +177,22 @@ void bl_unpack_groups(int32_t type, const uint8_t *row, int64_t k, int8_t *q, fl
 int bl_type_has_min(int32_t type);
 /* Bytes from one row to the next (I2_S: k/4). */
 int64_t bl_row_bytes(int32_t type, int64_t k);
+
+/* ---- the integer KV cache, on every processor (attention_int.c) --------------------- */
+
+#define BL_INT_CHUNK 64 /* positions whose probabilities share a scale */
+
+/* Codes of a head within +-127 (bits 8) or +-7 (4); returns their scale: max|x| / 127 or / 7, 0 where
+ * that is under 1e-30, NaN (and codes 0) for a value that is not finite. */
+float bl_quant_head(const float *x, int64_t dim, int bits, int8_t *q);
+void bl_store_k_int(const int8_t *q, int64_t dim, int bits, int64_t pos, uint8_t *head_tiles);
+void bl_store_v_int(const int8_t *q, int64_t dim, int bits, int64_t pos, uint8_t *head);
+/* The plain C of the table's functions of these names. */
+void bl_scores_int_ref(int bits, const int8_t *q, int64_t ldq, const float *qd, int n_q, const uint8_t *tiles,
+                       const float *kd, int64_t n_tiles, int64_t dim, float scale, float *scores, int64_t ld);
+void bl_quant_probs_ref(const float *p, const float *vd, int64_t n_pos, uint8_t *pq, float *cd);
+void bl_mix_int_ref(int bits, const uint8_t *pq, int64_t ldp, const float *cd, int64_t ldc, int n_q,
+                    const uint8_t *v, int64_t n_pos, int64_t dim, float *out, int64_t ldo);
 
 /* ---- own elementary functions: the same bits everywhere --------------------------- */
 

@@ -83,6 +83,13 @@ void bl_mix_f16_avx2(const float *prob, int64_t ld, int n_q, const uint16_t *v, 
 void bl_mix_f32_avx2(const float *prob, int64_t ld, int n_q, const float *v, int64_t v_stride,
                      int64_t n_pos, int64_t dim, float *out, int64_t ldo);
 
+/* attention_int_avx2.c */
+void bl_scores_int_avx2(int bits, const int8_t *q, int64_t ldq, const float *qd, int n_q, const uint8_t *tiles,
+                        const float *kd, int64_t n_tiles, int64_t dim, float scale, float *scores, int64_t ld);
+void bl_quant_probs_avx2(const float *p, const float *vd, int64_t n_pos, uint8_t *pq, float *cd);
+void bl_mix_int_avx2(int bits, const uint8_t *pq, int64_t ldp, const float *cd, int64_t ldc, int n_q,
+                     const uint8_t *v, int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+
 /* ternary_avx2.c, group_avx2.c, float_rows_avx2.c */
 void bl_ternary_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
                         const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,

@@ -19,18 +19,50 @@ typedef struct attention_job {
     int by_heads;     /* every sequence has one token: queries are heads, not tokens */
 } attention_job;
 
-static size_t element_size(const bl_kv_cache *kv) { return kv->type == BITLM_KV_F16 ? 2 : 4; }
-
-static uint8_t *k_head(const bl_context *c, int64_t layer, int64_t head) {
-    const bl_kv_cache *kv = &c->kv;
-    if (kv->n_layers == 1)
-        layer = 0;
-    int64_t index = (layer * c->model->n_kv_heads + head) * kv->capacity * c->model->head_dim;
-    return kv->k + (size_t)index * element_size(kv);
+int32_t bl_kv_bits(int32_t kv_type) {
+    switch (kv_type) {
+    case BITLM_KV_INT4:
+        return 4;
+    case BITLM_KV_INT8:
+        return 8;
+    case BITLM_KV_F16:
+        return 16;
+    default:
+        return 32;
+    }
 }
 
-static uint8_t *v_head(const bl_context *c, int64_t layer, int64_t head) {
-    return c->kv.v + (k_head(c, layer, head) - c->kv.k);
+/* Where one head of a layer has its keys, values and their scales. */
+typedef struct head_cache {
+    uint8_t *k, *v;
+    float *kd, *vd;
+} head_cache;
+
+/* From position `base` on, a multiple of 16. */
+static head_cache cache_of(const bl_context *c, int64_t layer, int64_t head, int64_t base) {
+    const bl_kv_cache *kv = &c->kv;
+    int64_t row = ((kv->n_layers == 1 ? 0 : layer) * c->model->n_kv_heads + head) * kv->capacity + base;
+    int64_t offset = row * c->model->head_dim / 8 * kv->bits; /* row is a multiple of 16 */
+    int scaled = kv->bits <= 8;
+    return (head_cache){kv->k + offset, kv->v + offset, scaled ? kv->kd + row : NULL, scaled ? kv->vd + row : NULL};
+}
+
+static void store_kv(const bl_context *c, const head_cache *at, const float *k, const float *v, int64_t pos) {
+    const bl_kernels *kn = c->kernels;
+    int64_t dim = c->model->head_dim;
+    int8_t q[BL_MAX_HEAD_DIM];
+    if (c->kv.bits <= 8) {
+        at->kd[pos] = bl_quant_head(k, dim, c->kv.bits, q);
+        bl_store_k_int(q, dim, c->kv.bits, pos, at->k);
+        at->vd[pos] = bl_quant_head(v, dim, c->kv.bits, q);
+        bl_store_v_int(q, dim, c->kv.bits, pos, at->v);
+    } else if (c->kv.bits == 16) {
+        kn->store_k_f16(k, dim, pos, (uint16_t *)(void *)at->k);
+        kn->store_v_f16(v, dim, (uint16_t *)(void *)at->v + pos * dim);
+    } else {
+        kn->store_k_f32(k, dim, pos, (float *)(void *)at->k);
+        memcpy((float *)(void *)at->v + pos * dim, v, (size_t)dim * sizeof(float));
+    }
 }
 
 static void store_range(void *arg, int64_t begin, int64_t end, int thread) {
@@ -49,48 +81,65 @@ static void store_range(void *arg, int64_t begin, int64_t end, int thread) {
             if (layer->q_norm)
                 c->kernels->rmsnorm(q + h * dim, layer->q_norm, dim, m->norm_eps, q + h * dim);
             c->kernels->rope(q + h * dim, cs, sn, m->n_rot, neox);
+            if (c->kv.bits <= 8)
+                c->qd[t * m->n_heads + h] = bl_quant_head(q + h * dim, dim, 8, c->q8 + (t * m->n_heads + h) * dim);
         }
         for (int64_t h = 0; h < m->n_kv_heads; h++) {
             float *k = c->k + (t * m->n_kv_heads + h) * dim;
             const float *v = c->v + (t * m->n_kv_heads + h) * dim;
-            uint8_t *kt = k_head(c, job->layer, h), *vr = v_head(c, job->layer, h);
+            head_cache at = cache_of(c, job->layer, h, 0);
             if (layer->k_norm)
                 c->kernels->rmsnorm(k, layer->k_norm, dim, m->norm_eps, k);
             c->kernels->rope(k, cs, sn, m->n_rot, neox);
-            if (c->kv.type == BITLM_KV_F16) {
-                c->kernels->store_k_f16(k, dim, pos, (uint16_t *)(void *)kt);
-                c->kernels->store_v_f16(v, dim, (uint16_t *)(void *)vr + pos * dim);
-            } else {
-                c->kernels->store_k_f32(k, dim, pos, (float *)(void *)kt);
-                memcpy((float *)(void *)vr + pos * dim, v, (size_t)dim * sizeof(float));
-            }
+            store_kv(c, &at, k, v, pos);
         }
     }
 }
 
-/* Queries j < n_q: q + j*ldq sees positions 0 .. n_pos[j]-1 of the sequence at `base`. */
-static void attend(bl_context *c, int64_t layer, int64_t kv_head, int64_t base, const float *q, int64_t ldq,
-                   int n_q, const int64_t *n_pos, float *out, int64_t ldo, int thread) {
-    const bitlm_model *m = c->model;
-    int64_t dim = m->head_dim, longest = 0, ld = c->score_len;
-    float *scores = c->scores + (int64_t)thread * MAX_QUERIES * ld;
+/* Queries that share keys: number j < n is head first + j*step of all the batch's heads in a row, and sees
+ * positions 0 .. n_pos[j]-1 of the sequence at `base`. */
+typedef struct queries {
+    int64_t first, step, n_pos[MAX_QUERIES];
+    int n;
+} queries;
+
+static void attend(bl_context *c, int64_t layer, int64_t kv_head, int64_t base, const queries *qs, int thread) {
+    const bl_kernels *kn = c->kernels;
+    int64_t dim = c->model->head_dim, longest = 0, ld = c->score_len, ldq = qs->step * dim;
+    const float *q = c->q + qs->first * dim;
+    float *out = c->h + qs->first * dim, *scores = c->scores + (int64_t)thread * MAX_QUERIES * ld;
     float scale = 1.0f / sqrtf((float)dim);
-    size_t es = element_size(&c->kv);
-    const uint8_t *k = k_head(c, layer, kv_head) + (size_t)(base * dim) * es;
-    const uint8_t *v = v_head(c, layer, kv_head) + (size_t)(base * dim) * es;
-    for (int j = 0; j < n_q; j++)
-        longest = BL_MAX(longest, n_pos[j]);
+    head_cache at = cache_of(c, layer, kv_head, base);
+    const uint16_t *k16 = (const uint16_t *)(const void *)at.k, *v16 = (const uint16_t *)(const void *)at.v;
+    const float *k32 = (const float *)(const void *)at.k, *v32 = (const float *)(const void *)at.v;
+    for (int j = 0; j < qs->n; j++)
+        longest = BL_MAX(longest, qs->n_pos[j]);
     int64_t n_tiles = (longest + 15) / 16;
-    if (c->kv.type == BITLM_KV_F16)
-        c->kernels->scores_f16(q, ldq, n_q, (const uint16_t *)(const void *)k, n_tiles, dim, scale, scores, ld);
-    else
-        c->kernels->scores_f32(q, ldq, n_q, (const float *)(const void *)k, n_tiles, dim, scale, scores, ld);
-    for (int j = 0; j < n_q; j++)
-        c->kernels->softmax(scores + j * ld, n_pos[j], longest);
-    if (c->kv.type == BITLM_KV_F16)
-        c->kernels->mix_f16(scores, ld, n_q, (const uint16_t *)(const void *)v, dim, longest, dim, out, ldo);
-    else
-        c->kernels->mix_f32(scores, ld, n_q, (const float *)(const void *)v, dim, longest, dim, out, ldo);
+    if (c->kv.bits <= 8) {
+        float qd[MAX_QUERIES];
+        for (int j = 0; j < qs->n; j++)
+            qd[j] = c->qd[qs->first + j * qs->step];
+        kn->scores_int(c->kv.bits, c->q8 + qs->first * dim, ldq, qd, qs->n, at.k, at.kd, n_tiles, dim, scale,
+                       scores, ld);
+    } else if (c->kv.bits == 16) {
+        kn->scores_f16(q, ldq, qs->n, k16, n_tiles, dim, scale, scores, ld);
+    } else {
+        kn->scores_f32(q, ldq, qs->n, k32, n_tiles, dim, scale, scores, ld);
+    }
+    for (int j = 0; j < qs->n; j++)
+        kn->softmax(scores + j * ld, qs->n_pos[j], longest);
+    if (c->kv.bits <= 8) {
+        int64_t chunks = (ld + BL_INT_CHUNK - 1) / BL_INT_CHUNK, ldp = chunks * BL_INT_CHUNK;
+        uint8_t *probs = c->probs + thread * MAX_QUERIES * ldp;
+        float *scales = c->chunk_scales + thread * MAX_QUERIES * chunks;
+        for (int j = 0; j < qs->n; j++)
+            kn->quant_probs(scores + j * ld, at.vd, longest, probs + j * ldp, scales + j * chunks);
+        kn->mix_int(c->kv.bits, probs, ldp, scales, chunks, qs->n, at.v, longest, dim, out, ldq);
+    } else if (c->kv.bits == 16) {
+        kn->mix_f16(scores, ld, qs->n, v16, dim, longest, dim, out, ldq);
+    } else {
+        kn->mix_f32(scores, ld, qs->n, v32, dim, longest, dim, out, ldq);
+    }
 }
 
 /* End of the run of tokens that belong to the sequence of token t. */
@@ -105,17 +154,16 @@ static void token_tile(const attention_job *job, int64_t block, int64_t head, in
     bl_context *c = job->c;
     const bitlm_model *m = c->model;
     const bl_batch *b = job->batch;
-    int64_t width = m->n_heads * m->head_dim, group = m->n_heads / m->n_kv_heads;
-    int64_t n_pos[MAX_QUERIES];
+    int64_t group = m->n_heads / m->n_kv_heads;
     int64_t t = block * MAX_QUERIES, stop = BL_MIN(t + MAX_QUERIES, b->n);
     /* A block of 8 tokens may hold the end of one sequence and the start of the next. */
     while (t < stop) {
         int64_t whole = span_end(b, t), end = BL_MIN(whole, stop);
         int64_t last = m->causal ? 0 : (int64_t)b->pos[whole - 1] + 1;
+        queries qs = {.first = t * m->n_heads + head, .step = m->n_heads, .n = (int)(end - t)};
         for (int64_t i = t; i < end; i++)
-            n_pos[i - t] = m->causal ? (int64_t)b->pos[i] + 1 : last;
-        attend(c, job->layer, head / group, b->base[t], c->q + t * width + head * m->head_dim, width,
-               (int)(end - t), n_pos, c->h + t * width + head * m->head_dim, width, thread);
+            qs.n_pos[i - t] = m->causal ? (int64_t)b->pos[i] + 1 : last;
+        attend(c, job->layer, head / group, b->base[t], &qs, thread);
         t = end;
     }
 }
@@ -123,15 +171,13 @@ static void token_tile(const attention_job *job, int64_t block, int64_t head, in
 static void head_tile(const attention_job *job, int64_t t, int64_t kv_head, int thread) {
     bl_context *c = job->c;
     const bitlm_model *m = c->model;
-    int64_t group = m->n_heads / m->n_kv_heads, dim = m->head_dim;
-    int64_t n_pos[MAX_QUERIES];
+    int64_t group = m->n_heads / m->n_kv_heads;
     for (int64_t h = 0; h < group; h += MAX_QUERIES) {
-        int n_q = (int)BL_MIN((int64_t)MAX_QUERIES, group - h);
-        for (int j = 0; j < n_q; j++)
-            n_pos[j] = (int64_t)job->batch->pos[t] + 1;
-        int64_t offset = (t * m->n_heads + kv_head * group + h) * dim;
-        attend(c, job->layer, kv_head, job->batch->base[t], c->q + offset, dim, n_q, n_pos, c->h + offset, dim,
-               thread);
+        queries qs = {.first = t * m->n_heads + kv_head * group + h, .step = 1,
+                      .n = (int)BL_MIN((int64_t)MAX_QUERIES, group - h)};
+        for (int j = 0; j < qs.n; j++)
+            qs.n_pos[j] = (int64_t)job->batch->pos[t] + 1;
+        attend(c, job->layer, kv_head, job->batch->base[t], &qs, thread);
     }
 }
 

@@ -24,7 +24,6 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     size_t attn = (size_t)(m->n_heads * m->head_dim), kv = (size_t)(m->n_kv_heads * m->head_dim);
     size_t hidden = (size_t)m->hidden_size;
     size_t wide = BL_MAX(attn, hidden);
-    size_t kv_bytes = kv_type == BITLM_KV_F16 ? 2 : 4;
 
     c->model = m;
     c->kernels = m->kernels;
@@ -43,11 +42,16 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     c->kv.type = kv_type;
     c->kv.n_layers = m->causal ? m->n_layers : 1;
     c->kv.capacity = capacity;
+    c->kv.bits = bl_kv_bits(kv_type);
+    int scaled = c->kv.bits <= 8;
     size_t kv_rows = (size_t)c->kv.n_layers, kv_row;
-    if (!bl_mul_size((size_t)capacity, kv * kv_bytes, &kv_row))
+    if (!bl_mul_size((size_t)capacity / 2, kv * (size_t)c->kv.bits / 4, &kv_row)) /* capacity is even */
         arena->overflow = 1, kv_row = 0;
+    size_t kv_scales = scaled ? (size_t)capacity * (size_t)m->n_kv_heads * sizeof(float) : 0;
     c->kv.k = bl_arena_take(arena, kv_rows, kv_row);
     c->kv.v = bl_arena_take(arena, kv_rows, kv_row);
+    c->kv.kd = bl_arena_take(arena, kv_rows, kv_scales);
+    c->kv.vd = bl_arena_take(arena, kv_rows, kv_scales);
 
     c->x = bl_arena_take(arena, batch, hidden * sizeof(float));
     c->h = bl_arena_take(arena, batch, wide * sizeof(float));
@@ -64,6 +68,13 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     c->cs = bl_arena_take(arena, batch, (size_t)(m->n_rot / 2) * sizeof(float));
     c->sn = bl_arena_take(arena, batch, (size_t)(m->n_rot / 2) * sizeof(float));
     c->scores = bl_arena_take(arena, threads, 8 * (size_t)c->score_len * sizeof(float));
+    if (scaled) {
+        size_t chunks = ((size_t)c->score_len + BL_INT_CHUNK - 1) / BL_INT_CHUNK;
+        c->q8 = bl_arena_take(arena, batch, attn);
+        c->qd = bl_arena_take(arena, batch, (size_t)m->n_heads * sizeof(float));
+        c->probs = bl_arena_take(arena, threads, 8 * chunks * BL_INT_CHUNK);
+        c->chunk_scales = bl_arena_take(arena, threads, 8 * chunks * sizeof(float));
+    }
     size_t ternary = bl_ternary_scratch(c->act_width), group = bl_group_scratch(c->act_width);
     c->scratch_bytes = (BL_MAX(ternary, group) + 63) / 64 * 64;
     c->scratch = bl_arena_take(arena, threads, c->scratch_bytes);

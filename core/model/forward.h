@@ -12,11 +12,13 @@
 /* KV cache: `capacity` positions that the sequences of a session share out; each begins at
  * a base that is a multiple of 16.  K of a head is in tiles of 16 positions, V in rows. */
 typedef struct bl_kv_cache {
-    int32_t type;        /* BITLM_KV_F16 or BITLM_KV_F32 */
+    int32_t type;        /* BITLM_KV_* */
+    int32_t bits;        /* of an element: 32, 16, 8 or 4 */
     int64_t n_layers;    /* 1 where no step comes back to earlier positions (encoders) */
     int64_t capacity;    /* positions, a multiple of 16 */
     uint8_t *k;          /* (n_layers, n_kv_heads, capacity/16, head_dim, 16) */
     uint8_t *v;          /* (n_layers, n_kv_heads, capacity, head_dim) */
+    float *kd, *vd;      /* (n_layers, n_kv_heads, capacity) scales; int8 and int4 only */
 } bl_kv_cache;
 
 /* One forward pass's memory: allocated with the session, no allocation later. */
@@ -42,6 +44,10 @@ typedef struct bl_context {
     float *factor;                 /* (3, max_batch) scale of y per token, for up to 3 layers */
     float *cs, *sn;                /* RoPE table of this batch (max_batch, n_rot/2) */
     float *scores;                 /* (n_threads, 8, score_len) */
+    int8_t *q8;                    /* int8 and int4 KV: q in int8 (max_batch, n_heads*head_dim) */
+    float *qd;                     /* its scales (max_batch, n_heads) */
+    uint8_t *probs;                /* (n_threads, 8, score_len up to a chunk) */
+    float *chunk_scales;           /* (n_threads, 8, their chunks) */
     uint8_t *scratch;              /* (n_threads, scratch_bytes) for kernels */
     size_t scratch_bytes;
 } bl_context;
@@ -53,6 +59,9 @@ typedef struct bl_batch {
     int64_t n;
     const int32_t *tokens, *pos, *base;  /* (n) */
 } bl_batch;
+
+/* Bits of a KV element of a BITLM_KV_* type. */
+int32_t bl_kv_bits(int32_t kv_type);
 
 /* Lays the context out in an arena (called twice: measuring, then for real).  max_seq: the
  * longest sequence; capacity: positions of all sequences together. */

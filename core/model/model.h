@@ -38,6 +38,8 @@ const bl_arch *bl_arch_find(const char *name, size_t length);
 const bl_arch *bl_arch_at(int i);  /* NULL past the end */
 const char *bl_arch_names(char *out, size_t cap);  /* "bitnet, bitnet-b1.58, …", NUL-terminated */
 
+#define BL_MAX_HEAD_DIM 1024
+
 /* ---- a linear layer --------------------------------------------------------------------- */
 #define BL_LINEAR_TERNARY 1  /* one scale for the tensor, per-token int8 */
 #define BL_LINEAR_GROUP 2    /* a scale per group of weights */

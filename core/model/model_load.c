@@ -16,7 +16,6 @@
 #define MAX_FFN (1 << 20)
 #define MAX_LAYERS 1024
 #define MAX_HEADS 1024
-#define MAX_HEAD_DIM 1024
 #define MAX_VOCAB (1 << 22)
 #define MAX_CONTEXT (1 << 24)
 
@@ -89,9 +88,9 @@ static bitlm_status read_shape(loader *ld) {
     if (m->n_heads % m->n_kv_heads)
         return FAIL(ld, BITLM_FORMAT, "head_count %lld is no multiple of head_count_kv %lld",
                     (long long)m->n_heads, (long long)m->n_kv_heads);
-    KEY("attention.key_length", 2, MAX_HEAD_DIM, m->hidden_size / m->n_heads, m->head_dim);
-    KEY("attention.value_length", 1, MAX_HEAD_DIM, m->head_dim, value_length);
-    KEY("rope.dimension_count", 2, MAX_HEAD_DIM, m->head_dim, m->n_rot);
+    KEY("attention.key_length", 2, BL_MAX_HEAD_DIM, m->hidden_size / m->n_heads, m->head_dim);
+    KEY("attention.value_length", 1, BL_MAX_HEAD_DIM, m->head_dim, value_length);
+    KEY("rope.dimension_count", 2, BL_MAX_HEAD_DIM, m->head_dim, m->n_rot);
     KEY("embedding_length_out", 8, MAX_HIDDEN, m->hidden_size, m->embedding_size);
 #undef KEY
     if (!s)

@@ -38,8 +38,11 @@ static bitlm_status check_options(const bitlm_model *m, const bitlm_options *o, 
     if (*n_ctx > m->context_length)
         return bl_error(error, BITLM_LIMIT, "n_ctx is %lld, but the model's context has %lld tokens",
                         (long long)*n_ctx, (long long)m->context_length);
-    if (o->kv_type != BITLM_KV_F16 && o->kv_type != BITLM_KV_F32)
-        return bl_error(error, BITLM_ARG, "kv_type is %d, but must be f16 or f32", o->kv_type);
+    if (o->kv_type < BITLM_KV_F16 || o->kv_type > BITLM_KV_INT4)
+        return bl_error(error, BITLM_ARG, "kv_type is %d, but must be f16, f32, int8 or int4", o->kv_type);
+    if (bl_kv_bits(o->kv_type) <= 8 && m->head_dim % 8)
+        return bl_error(error, BITLM_UNSUPPORTED, "an int8 or int4 KV cache needs heads of a multiple of 8, but %s has "
+                        "heads of %lld", m->path, (long long)m->head_dim);
     if (o->threads < 0 || o->threads > 256)
         return bl_error(error, BITLM_ARG, "threads is %d, but must be 0 to 256", o->threads);
     return BITLM_OK;

@@ -62,8 +62,9 @@ static uint64_t hash_story(const char *mask, int threads) {
     char options[80];
     setenv("BITLM_CPU", mask, 1);
     bitlm_model *m = open_model("story", NULL);
-    for (int kv = 0; kv < 2; kv++) {
-        snprintf(options, sizeof options, "{\"threads\":%d,\"kv_type\":\"%s\"}", threads, kv ? "f32" : "f16");
+    for (int kv = 0; kv < 4; kv++) {
+        static const char *const kv_types[] = {"f16", "f32", "int8", "int4"};
+        snprintf(options, sizeof options, "{\"threads\":%d,\"kv_type\":\"%s\"}", threads, kv_types[kv]);
         hash = hash_logits(m, options, story_ids, N_IDS, hash);
         bitlm_session *s = open_session(m, options);
         for (size_t i = 0; i < 3; i++) {

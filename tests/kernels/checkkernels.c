@@ -330,6 +330,59 @@ static void case_mix(const bl_kernels *k, int number, int f16) {
 static void case_mix_f16(const bl_kernels *k, int number) { case_mix(k, number, 1); }
 static void case_mix_f32(const bl_kernels *k, int number) { case_mix(k, number, 0); }
 
+/* Codes of an int8 or int4 cache: no -128 and no nibble 0, which nobody stores. */
+static uint8_t *cache_codes(int bits, int64_t bytes, int extreme) {
+    uint8_t *codes = input((size_t)bytes);
+    fill_int8((int8_t *)codes, bytes, extreme);
+    for (int64_t i = 0; bits == 4 && i < bytes; i++) {
+        codes[i] = (uint8_t)((codes[i] & 15 ? codes[i] & 15 : 1) | (codes[i] >> 4 ? codes[i] >> 4 : 15) << 4);
+    }
+    return codes;
+}
+
+static void case_scores_int(const bl_kernels *k, int number) {
+    int bits = number % 2 ? 4 : 8, n_q = 1 + number / 2 % 8;
+    int64_t dim = 8 * (1 + random_below(number < 40 ? 9 : 17)), n_tiles = 1 + random_below(9);
+    int64_t ldq = dim + random_below(4), ld = n_tiles * 16 + random_below(4);
+    int8_t *q = input((size_t)((n_q - 1) * ldq + dim));
+    fill_int8(q, (n_q - 1) * ldq + dim, number % 12 == 11);
+    float *qd = floats(n_q, 0), *kd = floats(n_tiles * 16, number % 7 == 6 ? 4 : 0);
+    uint8_t *tiles = cache_codes(bits, n_tiles * 16 * dim * bits / 8, number % 12 == 11);
+    float *scores = output((size_t)((n_q - 1) * ld + n_tiles * 16) * sizeof *scores);
+    k->scores_int(bits, q, ldq, qd, n_q, tiles, kd, n_tiles, dim, 0.125f, scores, ld);
+}
+
+static void case_quant_probs(const bl_kernels *k, int number) {
+    int64_t n = 1 + random_below(300), padded = (n + BL_INT_CHUNK - 1) / BL_INT_CHUNK * BL_INT_CHUNK;
+    float *p = floats(n, 0), *vd = floats(n, 0);
+    for (int64_t i = 0; i < n; i++) {
+        p[i] = number % 6 == 5 && i < 64 ? 0.0f : fabsf(p[i]);
+        vd[i] = fabsf(vd[i]);
+    }
+    if (number % 10 == 9) {
+        vd[random_below(n)] = number % 20 == 9 ? NAN : INFINITY;
+    }
+    uint8_t *pq = output((size_t)padded);
+    float *cd = output((size_t)(padded / BL_INT_CHUNK) * sizeof *cd);
+    k->quant_probs(p, vd, n, pq, cd);
+}
+
+static void case_mix_int(const bl_kernels *k, int number) {
+    int bits = number % 2 ? 4 : 8, n_q = 1 + number / 2 % 8;
+    int64_t dim = 8 * (1 + random_below(17)), n_pos = 1 + random_below(200);
+    int64_t chunks = (n_pos + BL_INT_CHUNK - 1) / BL_INT_CHUNK, ldc = chunks + random_below(3);
+    int64_t ldp = chunks * BL_INT_CHUNK + random_below(5), ldo = dim + random_below(4);
+    uint8_t *pq = input((size_t)(n_q * ldp));
+    fill_int8((int8_t *)pq, n_q * ldp, number % 12 == 11);
+    for (int64_t i = 0; i < n_q * ldp; i++) {
+        pq[i] = i % ldp < n_pos ? pq[i] & 127 : 0;
+    }
+    float *cd = floats(n_q * ldc, 0);
+    uint8_t *v = cache_codes(bits, (n_pos + 3) / 4 * 4 * dim * bits / 8, number % 12 == 11);
+    float *out = output((size_t)((n_q - 1) * ldo + dim) * sizeof *out);
+    k->mix_int(bits, pq, ldp, cd, ldc, n_q, v, n_pos, dim, out, ldo);
+}
+
 /* Weights of any type: random codes, scales that are finite. */
 static uint8_t *weights(int32_t type, int64_t k, int64_t n_rows, int temper) {
     int64_t bytes = bl_row_bytes(type, k) * n_rows;
@@ -525,6 +578,9 @@ static const struct {
     {"dot_f32", case_dot_f32, 300, 1},
     {"elementary", case_elementary, 70, 0},
     {"residual", case_residual, 300, 0},
+    {"scores_int", case_scores_int, 96, 1},
+    {"quant_probs", case_quant_probs, 200, 0},
+    {"mix_int", case_mix_int, 96, 1},
 };
 
 #define HASH_CASES 40

@@ -132,6 +132,18 @@ static void mix_f32(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->mix_f32(fa, 512, 4, fb, 128, 512, 128, fc, 128);
 }
+static void scores_i8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_int(8, xq, 128, fa, 4, cold, fb, 32, 128, 0.1f, fc, 512);
+}
+static void mix_i8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_int(8, (const uint8_t *)fb, 512, fa, 8, 4, cold, 512, 128, fc, 128);
+}
+static void quant_probs(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->quant_probs(fa, fb, 512, (uint8_t *)scratch, fc);
+}
 static void dot_f32(const bl_kernels *k, int64_t turn) {
     (void)turn;
     sink = k->dot_f32(fa, fb, HEAD);
@@ -192,6 +204,9 @@ static const measure measures[] = {
     {"scores_f16", scores_f16, 2.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"scores_f32", scores_f32, 4.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"mix_f16", mix_f16, 2.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
+    {"scores_int, int8", scores_i8, 512 * 128, 2.0 * 4 * 512 * 128, 0},
+    {"mix_int, int8", mix_i8, 512 * 128, 2.0 * 4 * 512 * 128, 0},
+    {"quant_probs", quant_probs, 8.0 * 512, 0, 0},
     {"mix_f32", mix_f32, 4.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"dot_f32", dot_f32, 4.0 * HEAD * 2, 2.0 * HEAD, 0},
     {"hamming 48 bytes", hamming_48, 48.0 * 1000, 0, 0},
