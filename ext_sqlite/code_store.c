@@ -227,6 +227,11 @@ static void finalize(bls_store *store)
     }
 }
 
+void bls_store_release(bls_store *store)
+{
+    finalize(store);
+}
+
 static void forget(entry *e)
 {
     bls_image_release(e->image);
@@ -477,6 +482,12 @@ size_t bls_store_block_of(const bls_store *store, int64_t rowid)
             high = middle;
     }
     return low;
+}
+
+void bls_store_range(const bls_store *store, size_t block, int64_t *first, int64_t *last)
+{
+    *first = store->entries[block].first;
+    *last = block + 1 < store->n_entries ? store->entries[block + 1].first - 1 : INT64_MAX;
 }
 
 /* 1 if the last row lies before the next block. */
@@ -1004,6 +1015,24 @@ int bls_store_flush(bls_store *store)
     store->dirty_bytes = 0;
     sweep(store);
     return SQLITE_OK;
+}
+
+int bls_store_optimize(bls_store *store)
+{
+    size_t i, before;
+    int rc = bls_store_flush(store);
+
+    for (i = 1, before = 0; i < store->n_entries && rc == SQLITE_OK; i++) {
+        if (store->entries[before].n + store->entries[i].n <= store->capacity)
+            rc = join_small(store, before, i);
+        else
+            before = i;
+        if (rc == SQLITE_OK && store->dirty_bytes > MOST_DRAFT_BYTES) {
+            rc = bls_store_flush(store);
+            i = before = 0; /* numbers have changed */
+        }
+    }
+    return rc == SQLITE_OK ? bls_store_flush(store) : rc;
 }
 
 /* ---- checking ----------------------------------------------------------------------- */

@@ -51,6 +51,8 @@ int bls_store_drop(sqlite3 *db, const char *schema, const char *name);
 int bls_store_open(sqlite3 *db, const char *schema, const char *name, const bls_store_shape *shape,
                    bls_store **store);
 void bls_store_close(bls_store *store); /* NULL is ignored; drafts are lost */
+/* Finalizes what would keep the shadow tables from being dropped; rows stay as they are. */
+void bls_store_release(bls_store *store);
 /* xRename: the shadow tables' part. */
 int bls_store_rename(bls_store *store, const char *name);
 /* 1 for the suffixes that belong to the store: xShadowName. */
@@ -80,6 +82,8 @@ uint64_t bls_store_version(const bls_store *store);
 int bls_store_block(bls_store *store, size_t block, bls_image **image);
 /* The block whose range holds rowid (0 if rowid is below all; the count of blocks must not be 0). */
 size_t bls_store_block_of(const bls_store *store, int64_t rowid);
+/* Rowids that block may hold: [*first, *last]. */
+void bls_store_range(const bls_store *store, size_t block, int64_t *first, int64_t *last);
 /* Where a rowid is: *image is pinned, NULL if there is no such row. */
 int bls_store_find(bls_store *store, int64_t rowid, bls_image **image, uint32_t *row);
 /* 1 in *found if there is such a row; reads drafts without sealing them. */
@@ -94,6 +98,8 @@ int bls_store_insert(bls_store *store, int64_t rowid, const uint8_t *code, const
 /* code NULL, cells NULL: as it was.  SQLITE_NOTFOUND if there is no such row. */
 int bls_store_replace(bls_store *store, int64_t rowid, const uint8_t *code, const bls_cell *cells);
 int bls_store_remove(bls_store *store, int64_t rowid);
+/* Joins neighbours that fit into one block. */
+int bls_store_optimize(bls_store *store);
 /* Removes all rows. */
 int bls_store_clear(bls_store *store);
 

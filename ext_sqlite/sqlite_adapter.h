@@ -55,6 +55,7 @@ typedef struct bls_state {
     bls_named *named;             /* in the order of loading */
     bitlm_model *story, *embed;   /* the built-ins, opened at first use */
     bls_session *sessions;        /* most recently used first */
+    struct index_table *indexes;  /* connected bitlm_index tables */
     uint64_t generation;          /* rises when a name changes its model */
     sqlite3_stmt *poll_statement; /* lives while entered > 0, see sqlite_state.c */
     int entered;
@@ -81,6 +82,8 @@ void bls_state_unref(void *state); /* SQLite's xDestroy */
 void bls_host(bls_state *state, bitlm_host *host);
 /* The host of models: they outlive the connection, so their memory is not SQLite's. */
 void bls_model_host(bls_state *state, bitlm_host *host);
+/* What the core's polling asks, for loops of the adapter: non-zero to stop. */
+int32_t bls_poll(bls_state *state);
 /* Around core calls that poll. */
 void bls_enter(bls_state *state);
 void bls_leave(bls_state *state);
@@ -127,6 +130,7 @@ int bls_register_codes(bls_state *state);  /* sqlite_codes.c */
 int bls_register_models(bls_state *state); /* sqlite_models.c */
 int bls_register_stream(bls_state *state); /* sqlite_stream.c */
 int bls_register_chunk(bls_state *state);  /* sqlite_chunk.c */
+int bls_register_index(bls_state *state);  /* sqlite_index.c */
 
 /* sqlite_main.c: a function under state's care. */
 int bls_function(bls_state *state, const char *name, int n_arguments, int flags,

@@ -35,6 +35,55 @@ static inline int bls_is_interrupted(sqlite3 *db)
     return 0;
 }
 
+/* IN (…) as one argument of xFilter, from 3.38 on; before, SQLite calls xFilter for each value. */
+static inline int bls_vtab_in(sqlite3_index_info *info, int constraint, int handle)
+{
+#if SQLITE_VERSION_NUMBER >= 3038000
+    if (sqlite3_libversion_number() >= 3038000)
+        return sqlite3_vtab_in(info, constraint, handle);
+#endif
+    (void)info;
+    (void)constraint;
+    (void)handle;
+    return 0;
+}
+static inline int bls_vtab_in_first(sqlite3_value *list, sqlite3_value **value)
+{
+#if SQLITE_VERSION_NUMBER >= 3038000
+    return sqlite3_vtab_in_first(list, value);
+#else
+    (void)list;
+    (void)value;
+    return SQLITE_MISUSE;
+#endif
+}
+static inline int bls_vtab_in_next(sqlite3_value *list, sqlite3_value **value)
+{
+#if SQLITE_VERSION_NUMBER >= 3038000
+    return sqlite3_vtab_in_next(list, value);
+#else
+    (void)list;
+    (void)value;
+    return SQLITE_MISUSE;
+#endif
+}
+/* 1 if the right-hand side is known while planning: not a join with another table. */
+static inline int bls_vtab_is_constant(sqlite3_index_info *info, int constraint)
+{
+#if SQLITE_VERSION_NUMBER >= 3038000
+    sqlite3_value *value;
+    if (sqlite3_libversion_number() >= 3038000)
+        return sqlite3_vtab_rhs_value(info, constraint, &value) == SQLITE_OK;
+#endif
+    (void)info;
+    (void)constraint;
+    return 0;
+}
+#ifndef SQLITE_INDEX_CONSTRAINT_LIMIT
+#define SQLITE_INDEX_CONSTRAINT_LIMIT 73
+#define SQLITE_INDEX_CONSTRAINT_OFFSET 74
+#endif
+
 /* The flag of a function that sets a subtype.  Libraries from 3.45 on may insist on it
  * (those built with SQLITE_STRICT_SUBTYPE do), whatever header we were built with. */
 #ifndef SQLITE_RESULT_SUBTYPE

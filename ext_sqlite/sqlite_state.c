@@ -72,6 +72,16 @@ static int32_t poll_host(void *context)
     return rc == SQLITE_INTERRUPT;
 }
 
+int32_t bls_poll(bls_state *state)
+{
+    int32_t stop;
+
+    bls_enter(state);
+    stop = poll_host(state);
+    bls_leave(state);
+    return stop;
+}
+
 void bls_enter(bls_state *state)
 {
     state->entered++;

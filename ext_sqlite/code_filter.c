@@ -1,0 +1,354 @@
+/* code_filter.c - conditions to bits, block by block.
+ *
+ * Each condition ends as one test on a row's dictionary number: "first <= number <
+ * end" or a lookup in a small table; 64 rows make a word.  The words of several
+ * conditions are and-ed.  A condition that all or no entries of a dictionary fulfil
+ * does not look at the rows.
+ *
+ * Called by sqlite_index_cursor.c. */
+#include "code_filter.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void bls_filter_init(bls_filter *filter)
+{
+    memset(filter, 0, sizeof *filter);
+    filter->low = INT64_MIN;
+    filter->high = INT64_MAX;
+}
+
+void bls_filter_clear(bls_filter *filter)
+{
+    size_t i;
+
+    for (i = 0; i < filter->n_terms; i++)
+        sqlite3_free(filter->terms[i].cells);
+    sqlite3_free(filter->terms);
+    sqlite3_free(filter->rowids);
+    bls_filter_init(filter);
+}
+
+static int compare_cells(const void *a, const void *b)
+{
+    return bls_cell_compare(a, b);
+}
+
+int bls_filter_add(bls_filter *filter, uint32_t column, uint32_t op, const bls_cell *cells, size_t n)
+{
+    bls_filter_term *terms, *term;
+    size_t i, to = 0, bytes = n * sizeof *cells;
+    uint8_t *text;
+
+    if (filter->n_terms == filter->n_allocated) {
+        size_t more = filter->n_allocated ? filter->n_allocated * 2 : 4;
+        terms = sqlite3_realloc64(filter->terms, more * sizeof *terms);
+        if (!terms)
+            return SQLITE_NOMEM;
+        filter->terms = terms;
+        filter->n_allocated = more;
+    }
+    for (i = 0; i < n; i++)
+        bytes += cells[i].tag >= BLS_CELL_TEXT ? cells[i].length : 0;
+    term = &filter->terms[filter->n_terms];
+    term->column = column;
+    term->op = op;
+    term->cells = sqlite3_malloc64(bytes ? bytes : 1);
+    if (!term->cells)
+        return SQLITE_NOMEM;
+    text = (uint8_t *)(term->cells + n);
+    for (i = 0; i < n; i++) {
+        if (cells[i].tag == BLS_CELL_NULL && op != BLS_FILTER_IS && op != BLS_FILTER_IS_NOT)
+            continue; /* nothing compares with NULL */
+        term->cells[to] = cells[i];
+        if (cells[i].tag >= BLS_CELL_TEXT) {
+            term->cells[to].as.bytes = text;
+            if (cells[i].length)
+                memcpy(text, cells[i].as.bytes, cells[i].length);
+            text += cells[i].length;
+        }
+        to++;
+    }
+    term->n_cells = (uint32_t)to;
+    filter->n_terms++;
+    if (to == 0)
+        filter->nothing = 1;
+    if (op == BLS_FILTER_IN && to > 1)
+        qsort(term->cells, to, sizeof *term->cells, compare_cells);
+    return SQLITE_OK;
+}
+
+void bls_filter_range(bls_filter *filter, int64_t low, int64_t high)
+{
+    if (low > filter->low)
+        filter->low = low;
+    if (high < filter->high)
+        filter->high = high;
+    if (filter->low > filter->high)
+        filter->nothing = 1;
+}
+
+static int compare_rowids(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+int bls_filter_rowids(bls_filter *filter, int64_t *rowids, size_t n)
+{
+    size_t i, j, to = 0;
+
+    for (i = 1; i < n && rowids[i - 1] < rowids[i]; i++)
+        continue;
+    if (i < n)
+        qsort(rowids, n, sizeof *rowids, compare_rowids);
+    for (i = 0; i < n; i++)
+        if (i == 0 || rowids[i] != rowids[to - 1])
+            rowids[to++] = rowids[i];
+    n = to;
+    if (filter->has_rowids) { /* both sets */
+        for (i = j = to = 0; i < n; i++) {
+            while (j < filter->n_rowids && filter->rowids[j] < rowids[i])
+                j++;
+            if (j < filter->n_rowids && filter->rowids[j] == rowids[i])
+                rowids[to++] = rowids[i];
+        }
+        n = to;
+        sqlite3_free(filter->rowids);
+    }
+    filter->rowids = rowids;
+    filter->n_rowids = n;
+    filter->has_rowids = 1;
+    if (n == 0)
+        filter->nothing = 1;
+    else
+        bls_filter_range(filter, rowids[0], rowids[n - 1]);
+    return SQLITE_OK;
+}
+
+int bls_filter_is_open(const bls_filter *filter)
+{
+    return filter->n_terms == 0 && !filter->has_rowids && !filter->nothing &&
+           filter->low == INT64_MIN && filter->high == INT64_MAX;
+}
+
+static size_t first_rowid(const bls_filter *filter, int64_t rowid)
+{
+    size_t low = 0, high = filter->n_rowids, middle;
+
+    while (low < high) {
+        middle = low + (high - low) / 2;
+        if (filter->rowids[middle] < rowid)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+int bls_filter_may_touch(const bls_filter *filter, int64_t first, int64_t last)
+{
+    size_t at;
+
+    if (filter->nothing || first > filter->high || last < filter->low)
+        return 0;
+    if (!filter->has_rowids)
+        return 1;
+    at = first_rowid(filter, first);
+    return at < filter->n_rowids && filter->rowids[at] <= last;
+}
+
+/* ---- a block -------------------------------------------------------------------------- */
+
+static void set_range(uint64_t *bits, uint32_t from, uint32_t to)
+{
+    uint32_t i;
+
+    for (i = from; i < to && i % 64; i++)
+        bits[i / 64] |= (uint64_t)1 << (i % 64);
+    for (; i + 64 <= to; i += 64)
+        bits[i / 64] = ~(uint64_t)0;
+    for (; i < to; i++)
+        bits[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+static void rowid_bits(const bls_filter *filter, const bls_image *image, uint64_t *bits)
+{
+    uint32_t from = 0, to = image->n, row;
+    size_t at;
+
+    memset(bits, 0, BLS_FILTER_WORDS(image->n) * sizeof *bits);
+    if (filter->low > bls_image_rowid(image, 0))
+        from = bls_image_seek(image, filter->low);
+    if (filter->high < bls_image_rowid(image, image->n - 1))
+        to = bls_image_seek(image, filter->high + 1);
+    if (from >= to)
+        return;
+    if (!filter->has_rowids) {
+        set_range(bits, from, to);
+        return;
+    }
+    at = first_rowid(filter, bls_image_rowid(image, from));
+    if (image->rowid_width == 0) { /* consecutive: the place follows from the rowid */
+        for (; at < filter->n_rowids; at++) {
+            uint64_t place = (uint64_t)filter->rowids[at] - (uint64_t)image->base;
+            if (place >= to)
+                break;
+            bits[place / 64] |= (uint64_t)1 << (place % 64);
+        }
+        return;
+    }
+    for (row = from; row < to && at < filter->n_rowids;) {
+        int64_t rowid = bls_image_rowid(image, row);
+        if (rowid < filter->rowids[at]) {
+            row++;
+        } else {
+            if (rowid == filter->rowids[at]) {
+                bits[row / 64] |= (uint64_t)1 << (row % 64);
+                row++;
+            }
+            at++;
+        }
+    }
+}
+
+/* Bits of `n` <= 64 numbers inside [first, first + span). */
+#define RANGE_WORD(type)                                                                           \
+    static uint64_t range_word_##type(const uint8_t *numbers, uint32_t n, uint32_t first,         \
+                                      uint32_t span)                                               \
+    {                                                                                              \
+        uint64_t word = 0;                                                                         \
+        uint32_t i;                                                                                \
+        type number;                                                                               \
+        for (i = 0; i < n; i++) {                                                                  \
+            memcpy(&number, numbers + (size_t)i * sizeof number, sizeof number);                   \
+            word |= (uint64_t)((uint32_t)number - first < span) << i;                              \
+        }                                                                                          \
+        return word;                                                                               \
+    }
+RANGE_WORD(uint8_t)
+RANGE_WORD(uint16_t)
+RANGE_WORD(uint32_t)
+
+/* Keeps the rows whose number is in [first, end), or is not if `invert`. */
+static void keep_range(const bls_image *image, const bls_image_column *column, uint32_t first,
+                       uint32_t end, int invert, uint64_t *bits)
+{
+    uint64_t flip = invert ? ~(uint64_t)0 : 0, word;
+    uint32_t row, n;
+    size_t words = BLS_FILTER_WORDS(image->n);
+
+    if (first >= end || (first == 0 && end == column->n_entries)) {
+        if ((first < end) == !!invert)
+            memset(bits, 0, words * sizeof *bits);
+        return;
+    }
+    for (row = 0; row < image->n; row += 64) {
+        if (!bits[row / 64])
+            continue;
+        n = image->n - row < 64 ? image->n - row : 64;
+        if (column->width == 1)
+            word = range_word_uint8_t(column->numbers + row, n, first, end - first);
+        else if (column->width == 2)
+            word = range_word_uint16_t(column->numbers + 2 * (size_t)row, n, first, end - first);
+        else
+            word = range_word_uint32_t(column->numbers + 4 * (size_t)row, n, first, end - first);
+        bits[row / 64] &= word ^ flip;
+    }
+}
+
+static void keep_set(const bls_image *image, const bls_image_column *column, const bls_filter_term *term,
+                     uint64_t *bits)
+{
+    uint64_t wanted[BLS_FILTER_WORDS(BLS_IMAGE_MOST_ROWS)];
+    uint32_t i, row, from, number, n_wanted = 0, last = 0;
+    bls_cell entry;
+
+    memset(wanted, 0, BLS_FILTER_WORDS(column->n_entries) * sizeof *wanted);
+    /* Walk the shorter list, search in the longer one. */
+    if (term->n_cells <= column->n_entries) {
+        for (i = 0; i < term->n_cells; i++) {
+            from = bls_image_bound(column, &term->cells[i], 0);
+            for (; from < column->n_entries; from++) {
+                bls_image_entry(column, from, &entry);
+                if (bls_cell_compare(&entry, &term->cells[i]) != 0)
+                    break;
+                if (!(wanted[from / 64] >> (from % 64) & 1))
+                    n_wanted++;
+                wanted[from / 64] |= (uint64_t)1 << (from % 64);
+                last = from;
+            }
+        }
+    } else {
+        for (i = 0; i < column->n_entries; i++) {
+            bls_image_entry(column, i, &entry);
+            if (bsearch(&entry, term->cells, term->n_cells, sizeof *term->cells, compare_cells)) {
+                wanted[i / 64] |= (uint64_t)1 << (i % 64);
+                n_wanted++;
+                last = i;
+            }
+        }
+    }
+    if (n_wanted <= 1 || n_wanted == column->n_entries) {
+        keep_range(image, column, n_wanted == 1 ? last : 0,
+                   n_wanted == 1 ? last + 1 : n_wanted, 0, bits);
+        return;
+    }
+    for (row = 0; row < image->n; row++) {
+        number = bls_image_number(column, row);
+        if (!(wanted[number / 64] >> (number % 64) & 1))
+            bits[row / 64] &= ~((uint64_t)1 << (row % 64));
+    }
+}
+
+static void keep_term(const bls_image *image, const bls_filter_term *term, uint64_t *bits)
+{
+    const bls_image_column *column = &image->columns[term->column];
+    const bls_cell null = {0};
+    const bls_cell *cell = &term->cells[0];
+    uint32_t first = 0, end = column->n_entries;
+    uint32_t start = bls_image_bound(column, &null, 1); /* behind NULL */
+
+    switch (term->op) {
+    case BLS_FILTER_IN: keep_set(image, column, term, bits); return;
+    case BLS_FILTER_NE:
+        keep_range(image, column, start, end, 0, bits);
+        /* fall through */
+    case BLS_FILTER_EQ:
+    case BLS_FILTER_IS:
+    case BLS_FILTER_IS_NOT:
+        first = bls_image_bound(column, cell, 0);
+        end = bls_image_bound(column, cell, 1);
+        break;
+    case BLS_FILTER_LT:
+        first = start;
+        end = bls_image_bound(column, cell, 0);
+        break;
+    case BLS_FILTER_LE:
+        first = start;
+        end = bls_image_bound(column, cell, 1);
+        break;
+    case BLS_FILTER_GT: first = bls_image_bound(column, cell, 1); break;
+    case BLS_FILTER_GE: first = bls_image_bound(column, cell, 0); break;
+    default: break;
+    }
+    keep_range(image, column, first, end, term->op == BLS_FILTER_NE || term->op == BLS_FILTER_IS_NOT, bits);
+}
+
+uint32_t bls_filter_block(const bls_filter *filter, const bls_image *image, uint64_t *bits)
+{
+    size_t words = BLS_FILTER_WORDS(image->n), i;
+    uint32_t count = 0;
+
+    if (filter->nothing) {
+        memset(bits, 0, words * sizeof *bits);
+        return 0;
+    }
+    rowid_bits(filter, image, bits);
+    for (i = 0; i < filter->n_terms; i++)
+        keep_term(image, &filter->terms[i], bits);
+    for (i = 0; i < words; i++)
+        count += (uint32_t)__builtin_popcountll(bits[i]);
+    return count;
+}
