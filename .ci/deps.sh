@@ -29,6 +29,7 @@ need xz-utils command -v xz
 need python3 either python3
 need python3-pytest python pytest
 need python3-numpy python numpy
+need python3-jsonschema python jsonschema
 for extra in "$@"; do
     case $extra in
     valgrind) need valgrind command -v valgrind ;;

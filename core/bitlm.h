@@ -138,6 +138,9 @@ typedef struct bitlm_options {
     bitlm_text model;        /* {NULL,0}: the built-in of the call */
     bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
     size_t n_stop;           /* <= 64 */
+    bitlm_text *choices;     /* n_choices texts, all different: the answer is one of them */
+    size_t n_choices;        /* 0: any answer; <= 1024 */
+    bitlm_text json_schema;  /* {NULL,0}: any answer; the schema of a flat object that the answer is */
     void *owned;             /* memory behind the texts; private */
 } bitlm_options;
 
@@ -146,6 +149,9 @@ BITLM_API void bitlm_options_init(bitlm_options *options);
  * nothing.  On an error the options keep the values they had. */
 BITLM_API bitlm_status bitlm_options_json(bitlm_options *options, const char *json, size_t length,
                                           bitlm_error *error);
+/* Sets choices from a JSON array of texts. */
+BITLM_API bitlm_status bitlm_options_choices(bitlm_options *options, const char *json, size_t length,
+                                             bitlm_error *error);
 /* Frees what the struct owns and sets the defaults again. */
 BITLM_API void bitlm_options_clear(bitlm_options *options);
 
@@ -278,6 +284,15 @@ BITLM_API bitlm_status bitlm_embed_batch(bitlm_session *session, const bitlm_tex
                                          int32_t format, const bitlm_options *options, void *out,
                                          size_t stride, bitlm_status *row_status,
                                          bitlm_error *error);
+
+/* How probable each of options->choices is as the label of a text: probabilities (n_choices) sum to 1.  A decoder is
+ * asked (through its chat template if it has one) and held to the labels' tokens; an encoder compares
+ * embeddings, softmax of cosine / 0.05.  ARG, LIMIT (too long for n_ctx), NOMEM, BUSY, CANCELED, TIMEOUT. */
+BITLM_API bitlm_status bitlm_classify(bitlm_session *session, const char *text, size_t length,
+                                      const bitlm_options *options, double *probabilities, bitlm_error *error);
+/* {"label":probability,…}, the most probable first; json, capacity and *length as in bitlm_detokenize. */
+BITLM_API bitlm_status bitlm_classification_json(const bitlm_options *options, const double *probabilities,
+                                                 char *json, size_t capacity, size_t *length, bitlm_error *error);
 
 /* Logits of every position for given ids (no frame added): out (n, vocab_size)
  * float32.  The session's cache is overwritten.  For parity checks and

@@ -5,6 +5,8 @@
  *                                           {"role": …, "content": …}
  *     bitlm_embed(text [,opts])             a BLOB of packed bits, MSB first
  *     bitlm_embed_f32(text [,opts])         a BLOB of little-endian float32, unit length
+ *     bitlm_classify(text, labels [,opts])  how probable each label of a JSON array is:
+ *                                           {"label": probability, …}, the best first
  *     bitlm_tokenize(text [,opts])          the ids, as a JSON array
  *     bitlm_detokenize(ids [,opts])         the text of a JSON array of ids
  *     bitlm_token_count(text [,opts])       how many ids bitlm_tokenize gives
@@ -12,7 +14,7 @@
  *
  * opts is a JSON object; its "model" names 'story', 'embed' or what bitlm_load
  * named.  Without one bitlm_generate, bitlm_chat and the three token functions use
- * 'story', the two embeddings use 'embed'.  The ids are those of the text by
+ * 'story', the two embeddings and bitlm_classify use 'embed'.  The ids are those of the text by
  * itself: no start or separator token is added, and marks such as <s> in it are
  * text, so bitlm_detokenize(bitlm_tokenize(x)) gives x back wherever the
  * vocabulary can write it.
@@ -270,6 +272,74 @@ static void fn_embed_f32(sqlite3_context *context, int argc, sqlite3_value **arg
     embed(context, argc, argv, "bitlm_embed_f32", BITLM_EMBED_F32);
 }
 
+/* ---- classify ------------------------------------------------------------------------ */
+
+static bitlm_status result_labels(bls_call *call, sqlite3_context *context, const double *probabilities)
+{
+    size_t capacity = 4096, length = 0;
+    bitlm_status status;
+    char *json = NULL;
+
+    do {
+        capacity = length > capacity ? length : capacity;
+        sqlite3_free(json);
+        json = sqlite3_malloc64(capacity);
+        if (!json)
+            return bls_error(call, BITLM_NOMEM, "out of memory");
+        status = bitlm_classification_json(&call->options, probabilities, json, capacity, &length,
+                                           &call->error);
+    } while (status == BITLM_LIMIT && length > capacity);
+    if (status) {
+        sqlite3_free(json);
+        return status;
+    }
+    sqlite3_result_text64(context, json, length, sqlite3_free, SQLITE_UTF8);
+    sqlite3_result_subtype(context, BLS_SUBTYPE_JSON);
+    return BITLM_OK;
+}
+
+static void fn_classify(sqlite3_context *context, int argc, sqlite3_value **argv)
+{
+    bls_state *state = sqlite3_user_data(context);
+    bls_session *session = NULL;
+    bitlm_model *model = NULL;
+    double *probabilities = NULL;
+    bitlm_text text, labels;
+    bls_call call;
+    bitlm_status status;
+    int row_began = 0;
+
+    if (sqlite3_value_type(argv[0]) == SQLITE_NULL || sqlite3_value_type(argv[1]) == SQLITE_NULL)
+        return;
+    status = bls_begin(&call, state, "bitlm_classify", argc > 2 ? argv[2] : NULL);
+    if (status || (status = bls_text(&call, argv[1], "the list of labels", &labels)) ||
+        (status = bitlm_options_choices(&call.options, labels.data, labels.length, &call.error)) ||
+        (status = bls_model(&call, "embed", &model)) ||
+        (status = bls_borrow(&call, model, &session)))
+        goto end;
+    row_began = 1;
+    if ((status = bls_text(&call, argv[0], "the text", &text)))
+        goto end;
+    probabilities = sqlite3_malloc64(call.options.n_choices * sizeof *probabilities);
+    if (!probabilities) {
+        status = bls_error(&call, BITLM_NOMEM, "out of memory");
+        goto end;
+    }
+    bls_enter(state);
+    status = bitlm_classify(session->core, text.data, text.length, &call.options, probabilities,
+                            &call.error);
+    bls_leave(state);
+    if (status == BITLM_OK)
+        status = result_labels(&call, context, probabilities);
+end:
+    sqlite3_free(probabilities);
+    bls_return(state, session, status);
+    bitlm_model_free(model);
+    if (status && !(row_began && bls_forgiven(&call, status)))
+        bls_fail(&call, context, status);
+    bls_end(&call);
+}
+
 /* ---- tokens ------------------------------------------------------------------------- */
 
 /* *ids is the caller's to free, also after an error. */
@@ -524,5 +594,12 @@ int bls_register_text(bls_state *state)
         if (rc != SQLITE_OK)
             return rc;
     }
+    flags = bls_result_subtype();
+    rc = bls_function(state, "bitlm_classify", 2, flags | SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS,
+                      fn_classify);
+    if (rc == SQLITE_OK)
+        rc = bls_function(state, "bitlm_classify", 3, flags, fn_classify);
+    if (rc != SQLITE_OK)
+        return rc;
     return bls_function(state, "bitlm_version", 0, SQLITE_INNOCUOUS, fn_version);
 }

@@ -80,8 +80,9 @@ void bl_cli_host(bitlm_host *host) {
 /* Options whose value is text even where it looks like a number, and those that
  * need no value.  Anything else travels as the number it spells, or as text for the
  * parser to refuse. */
-static const char *const text_options[] = {"model",    "kv_type", "truncate",
-                                           "on_error", "load",    "hidden_act"};
+static const char *const text_options[] = {"model", "kv_type",    "truncate",   "on_error",
+                                           "load",  "hidden_act", "json_schema"};
+static const char *const list_options[] = {"stop", "choices"}; /* may be given several times */
 static const char *const switch_options[] = {"ignore_eos", "logprobs"};
 
 static int is_one_of(const char *name, const char *const *names, size_t n) {
@@ -118,22 +119,32 @@ static const char *split_name(const char *word, char *out, size_t cap) {
 
 static int add_option(json_t *object, const char *name, const char *text) {
     json_t *value;
+    int listed = is_one_of(name, list_options, BL_COUNT(list_options));
     if (!text)
         value = json_true();
-    else if (strcmp(name, "stop") == 0 || is_one_of(name, text_options, BL_COUNT(text_options)))
+    else if (listed && strcmp(name, "choices") == 0 && text[0] == '[')
+        value = json_loads(text, 0, NULL); /* as SQL has them */
+    else if (listed || is_one_of(name, text_options, BL_COUNT(text_options)))
         value = json_string(text);
     else
         value = number_or_text(text);
+    if (!value && listed)
+        return bl_cli_usage("the value of --%s is no JSON array and no UTF-8 text", name);
     if (!value)
         return bl_cli_usage("the value of --%s is not valid UTF-8", name);
     int failed;
-    if (strcmp(name, "stop") == 0) { /* may be given several times */
+    if (listed) {
         json_t *list = json_object_get(object, name);
         if (!list) {
             list = json_array();
             json_object_set_new(object, name, list);
         }
-        failed = json_array_append_new(list, value);
+        if (json_is_array(value)) {
+            failed = json_array_extend(list, value);
+            json_decref(value);
+        } else {
+            failed = json_array_append_new(list, value);
+        }
     } else {
         failed = json_object_set_new(object, name, value);
     }

@@ -15,6 +15,8 @@ static const char usage[] =
     "  --model FILE|story    --max-tokens 128      --temperature 0.7 (0: greedy)\n"
     "  --top-p 0.95          --top-k 0 (off)       --min-p 0.05\n"
     "  --repeat-penalty 1.1  --seed 0              --stop TEXT (may be repeated)\n"
+    "  --choices TEXT (repeat it, or a JSON array): the answer is one of them\n"
+    "  --json-schema SCHEMA  the answer is a flat JSON object of this schema\n"
     "  --ignore-eos          --n-ctx 0 (model's)   --kv-type f16|f32|int8|int4\n"
     "  --threads N           --timeout-ms 0        --truncate none|start|end\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n"

@@ -11,6 +11,7 @@
 
 void bl_generation_end(bitlm_session *s) {
     bl_free(&s->alloc, s->gen.memory);
+    bl_constraint_free(s->gen.constraint);
     memset(&s->gen, 0, sizeof s->gen);
 }
 
@@ -52,8 +53,8 @@ static void truncate_ids(const bitlm_session *s, const bitlm_options *o, bl_ids 
     ids->n = keep;
 }
 
-static bitlm_status prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flags, const bitlm_options *o,
-                                  bitlm_error *error) {
+bitlm_status bl_prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flags, const bitlm_options *o,
+                              bitlm_error *error) {
     bl_ids ids = {.alloc = &s->alloc};
     size_t limit = o->truncate ? 0 : (size_t)s->n_ctx - 1;
     bitlm_status status = flags & BITLM_GENERATE_CHAT
@@ -88,6 +89,8 @@ static bitlm_status keep_stops(bitlm_session *s, const bitlm_options *o, bitlm_e
         g->longest_stop = BL_MAX(g->longest_stop, o->stop[i].length);
     }
     g->pending_cap = g->longest_stop + 2 * BL_DETOK_CAP(bl_tokenizer_max_bytes(s->model->tokenizer));
+    for (size_t i = 0; i < o->n_choices; i++) /* a choice comes out whole */
+        g->pending_cap = BL_MAX(g->pending_cap, o->choices[i].length);
     size_t total = o->n_stop * sizeof(bitlm_text) + bytes + g->pending_cap;
     g->memory = bl_malloc(&s->alloc, total);
     if (!g->memory)
@@ -142,13 +145,18 @@ bitlm_status bitlm_generate_start(bitlm_session *s, const bitlm_text *prompts, s
     if (!status)
         status = keep_stops(s, options, error);
     if (!status)
-        status = prompt_tokens(s, prompts[0], flags, options, error);
+        status = bl_prompt_tokens(s, prompts[0], flags, options, error);
+    if (!status)
+        status = bl_constraint_open(s->model->tokenizer, options,
+                                    BL_MIN((int64_t)options->max_tokens, s->n_ctx + 1 - s->gen.n_tokens), &s->alloc,
+                                    &s->poll, &s->gen.constraint, error);
     if (status) {
         bl_generation_end(s);
         return bl_session_leave(s, status, error);
     }
     s->gen.options = *options;
-    s->gen.options.stop = NULL; /* the caller's memory */
+    s->gen.options.stop = s->gen.options.choices = NULL; /* the caller's memory */
+    s->gen.options.json_schema = (bitlm_text){NULL, 0};
     s->gen.options.owned = NULL;
     s->gen.deadline_ns = s->poll.deadline_ns;
     s->gen.active = 1;
@@ -193,12 +201,48 @@ static bitlm_status advance(bitlm_session *s) {
     return bl_forward_logits(&s->context, &last, 1, s->logits);
 }
 
+/* Tokens that the answer may still have. */
+static int64_t tokens_left(const bitlm_session *s) {
+    const bl_generation *g = &s->gen;
+    return BL_MIN(g->options.max_tokens - g->n_generated, s->n_ctx + 1 - g->n_tokens);
+}
+
 static void finish_piece(bitlm_session *s, bitlm_piece *piece, int32_t finish, size_t text_length) {
     bl_generation *g = &s->gen;
     piece->finish = finish;
     piece->text = g->pending;
     piece->text_length = text_length;
     g->active = 0;
+}
+
+/* The answer is whole: choices give their text now, an object what is left of it. */
+static void finish_answer(bitlm_session *s, bitlm_piece *piece) {
+    bl_generation *g = &s->gen;
+    const bitlm_text *answer = bl_constraint_answer(g->constraint);
+    if (answer) {
+        memcpy(g->pending, answer->data, answer->length);
+        g->n_pending = answer->length;
+    }
+    finish_piece(s, piece, BITLM_FINISH_STOP, g->n_pending);
+}
+
+/* Text that may leave: none of a choice before it is certain, and not the space in front of an object. */
+static void constrained_piece(bitlm_session *s, bitlm_piece *piece, int32_t token) {
+    bl_generation *g = &s->gen;
+    int over = bl_constraint_accept(g->constraint, s->model->tokenizer, token);
+    if (!g->constraint->schema) {
+        g->n_pending = 0;
+    } else if (g->n_pending && g->pending[0] == ' ' && !g->said) {
+        memmove(g->pending, g->pending + 1, --g->n_pending);
+    }
+    g->said |= g->n_pending > 0;
+    if (over) {
+        finish_answer(s, piece);
+        return;
+    }
+    g->n_given = g->n_pending;
+    piece->text = g->pending;
+    piece->text_length = g->n_given;
 }
 
 static bitlm_status next_piece(bitlm_session *s, bitlm_piece *piece, bitlm_error *error) {
@@ -220,10 +264,15 @@ static bitlm_status next_piece(bitlm_session *s, bitlm_piece *piece, bitlm_error
     }
     bitlm_status status = advance(s);
     if (!status)
-        status = bl_sample(s, s->tokens, g->n_tokens, (uint64_t)g->n_generated, &token, &logprob, error);
+        status = bl_sample(s, s->tokens, g->n_tokens, (uint64_t)g->n_generated, tokens_left(s), &token, &logprob,
+                           error);
     if (status)
         return status;
-    if (bl_tokenizer_is_end(t, token) && !g->options.ignore_eos) {
+    if (g->constraint && token == BL_STOP_HERE) {
+        finish_answer(s, piece);
+        return BITLM_OK;
+    }
+    if (!g->constraint && bl_tokenizer_is_end(t, token) && !g->options.ignore_eos) {
         g->n_pending += bl_detok_end(t, &g->detok, g->pending + g->n_pending);
         finish_piece(s, piece, BITLM_FINISH_STOP, g->n_pending);
         return BITLM_OK;
@@ -233,6 +282,10 @@ static bitlm_status next_piece(bitlm_session *s, bitlm_piece *piece, bitlm_error
     s->tokens[g->n_tokens++] = token;
     g->n_generated++;
     g->n_pending += bl_detok_next(t, &g->detok, token, 0, g->pending + g->n_pending);
+    if (g->constraint) {
+        constrained_piece(s, piece, token);
+        return BITLM_OK;
+    }
     size_t cut = find_stop(g);
     if (cut != SIZE_MAX) {
         finish_piece(s, piece, BITLM_FINISH_STOP, cut);

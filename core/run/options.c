@@ -9,11 +9,10 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "run/constraint.h"
 
-#define MAX_STOP 64
-#define MAX_STOP_BYTES 1024
-
-typedef enum option_kind { OPT_INT, OPT_FLAG, OPT_FLOAT, OPT_CHOICE, OPT_SEED, OPT_MODEL, OPT_STOP } option_kind;
+typedef enum option_kind { OPT_INT, OPT_FLAG, OPT_FLOAT, OPT_CHOICE, OPT_SEED, OPT_MODEL, OPT_STOP,
+                          OPT_CHOICES, OPT_SCHEMA } option_kind;
 
 typedef struct option_row {
     const char *name;
@@ -36,6 +35,8 @@ static const option_row table[] = {
     {"repeat_penalty", OPT_FLOAT, AT(repeat_penalty), 1.1, 0, 10, 1, NULL},
     {"seed", OPT_SEED, AT(seed), 0, 0, 0, 0, NULL},
     {"stop", OPT_STOP, AT(stop), 0, 0, 0, 0, NULL},
+    {"choices", OPT_CHOICES, AT(choices), 0, 0, 0, 0, NULL},
+    {"json_schema", OPT_SCHEMA, AT(json_schema), 0, 0, 0, 0, NULL},
     {"ignore_eos", OPT_FLAG, AT(ignore_eos), 0, 0, 1, 0, NULL},
     {"logprobs", OPT_FLAG, AT(logprobs), 0, 0, 1, 0, NULL},
     {"threads", OPT_INT, AT(threads), 0, 0, 256, 0, NULL},
@@ -135,73 +136,128 @@ static bitlm_status set_seed(bitlm_options *o, const json_t *v, bitlm_error *err
     return BITLM_OK;
 }
 
-static bitlm_status check_stop(const json_t *v, bitlm_error *error) {
-    if (!json_is_string(v))
-        return bl_error(error, BITLM_ARG, "option stop must be a text or an array of texts, not %s", kind_of(v));
-    size_t n = json_string_length(v);
-    if (n == 0 || n > MAX_STOP_BYTES)
-        return bl_error(error, BITLM_ARG, "a stop text has %zu bytes, but must have 1 to %d", n, MAX_STOP_BYTES);
-    return BITLM_OK;
-}
+/* A list of texts: stop or choices. */
+typedef struct list_rule {
+    const char *name, *what;
+    size_t most, most_bytes;
+} list_rule;
+static const list_rule stop_rule = {"stop", "a stop text", 64, 1024};
+static const list_rule choices_rule = {"choices", "a choice", BL_MAX_CHOICES, BL_MAX_CHOICE_BYTES};
 
-static bitlm_status stop_count(const json_t *v, size_t *n, bitlm_error *error) {
-    *n = json_is_array(v) ? json_array_size(v) : 1;
-    if (*n > MAX_STOP)
-        return bl_error(error, BITLM_ARG, "option stop has %zu texts, but may have at most %d", *n, MAX_STOP);
-    for (size_t i = 0; i < *n; i++) {
-        bitlm_status s = check_stop(json_is_array(v) ? json_array_get(v, i) : v, error);
-        if (s)
-            return s;
+static size_t list_count(const json_t *v) { return json_is_array(v) ? json_array_size(v) : 1; }
+static const json_t *list_item(const json_t *v, size_t i) { return json_is_array(v) ? json_array_get(v, i) : v; }
+
+static bitlm_status check_list(const json_t *v, const list_rule *rule, bitlm_error *error) {
+    size_t n = list_count(v);
+    if (n > rule->most)
+        return bl_error(error, BITLM_ARG, "option %s has %zu texts, but may have at most %zu", rule->name, n,
+                        rule->most);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *item = list_item(v, i);
+        if (!json_is_string(item))
+            return bl_error(error, BITLM_ARG, "option %s must be a text or an array of texts, not %s", rule->name,
+                            kind_of(item));
+        size_t bytes = json_string_length(item);
+        if (bytes == 0 || bytes > rule->most_bytes)
+            return bl_error(error, BITLM_ARG, "%s has %zu bytes, but must have 1 to %zu", rule->what, bytes,
+                            rule->most_bytes);
     }
     return BITLM_OK;
 }
 
-/* ---- texts: one block holds the stop array and all bytes --------------------------------- */
-
-static void put_text(bitlm_text *out, char **at, const char *data, size_t length) {
-    memcpy(*at, data, length);
-    (*at)[length] = 0;
-    out->data = *at;
-    out->length = length;
-    *at += length + 1;
+static bitlm_status check_choices(const json_t *v, bitlm_error *error) {
+    if (!json_is_array(v) || json_array_size(v) == 0)
+        return bl_error(error, BITLM_ARG, "option choices must be an array of at least one text, not %s",
+                        json_is_array(v) ? "an empty one" : kind_of(v));
+    return check_list(v, &choices_rule, error);
 }
 
-/* Moves model and stop of `o`, or what replaces them, into a fresh block; the old block is left
- * for the caller to free. */
-static bitlm_status own_texts(bitlm_options *o, const json_t *model, const json_t *stop, bitlm_error *error) {
-    size_t n_stop = o->n_stop, bytes = 0;
-    bitlm_text new_model = o->model;
-    if (model && !json_is_string(model))
-        return bl_error(error, BITLM_ARG, "option model must be a text, not %s", kind_of(model));
-    if (model)
-        new_model = (bitlm_text){json_string_value(model), json_string_length(model)};
-    if (stop) {
-        bitlm_status s = stop_count(stop, &n_stop, error);
-        if (s)
-            return s;
-    }
-    for (size_t i = 0; i < n_stop; i++) {
-        const json_t *v = stop && json_is_array(stop) ? json_array_get(stop, i) : stop;
-        bytes += (stop ? json_string_length(v) : o->stop[i].length) + 1;
-    }
-    bytes += n_stop * sizeof(bitlm_text) + new_model.length + 1;
-    bitlm_text *block = malloc(bytes);
+/* ---- texts: one block holds the lists and all bytes --------------------------------------- */
+
+/* What the options will own: texts that lie in the old block, in the JSON document or in `dumped`. */
+typedef struct texts {
+    bitlm_text model, json_schema;
+    bitlm_text *lists[2]; /* stop, choices */
+    size_t n[2];
+    const json_t *json[2]; /* where a list comes from, if not from lists[] */
+} texts;
+
+static bitlm_text list_text(const texts *t, int list, size_t i) {
+    const json_t *v = t->json[list];
+    if (!v)
+        return t->lists[list][i];
+    v = list_item(v, i);
+    return (bitlm_text){json_string_value(v), json_string_length(v)};
+}
+
+static bitlm_text put_text(char **at, bitlm_text text) {
+    bitlm_text out = {*at, text.length};
+    if (!text.data)
+        return (bitlm_text){NULL, 0};
+    memcpy(*at, text.data, text.length);
+    (*at)[text.length] = 0;
+    *at += text.length + 1;
+    return out;
+}
+
+/* Copies the texts to a fresh block and points `o` to it; the old block is left for the caller to free. */
+static bitlm_status own_texts(bitlm_options *o, const texts *t, bitlm_error *error) {
+    size_t n = t->n[0] + t->n[1], bytes = n * sizeof(bitlm_text) + t->model.length + t->json_schema.length + 2;
+    for (int list = 0; list < 2; list++)
+        for (size_t i = 0; i < t->n[list]; i++)
+            bytes += list_text(t, list, i).length + 1;
+    bitlm_text *block = malloc(bytes), *row = block;
     if (!block)
         return bl_error_nomem(error, bytes, "the options");
-    char *at = (char *)(block + n_stop);
-    for (size_t i = 0; i < n_stop; i++) {
-        const json_t *v = stop && json_is_array(stop) ? json_array_get(stop, i) : stop;
-        if (stop)
-            put_text(&block[i], &at, json_string_value(v), json_string_length(v));
-        else
-            put_text(&block[i], &at, o->stop[i].data, o->stop[i].length);
+    char *at = (char *)(block + n);
+    bitlm_text *lists[2];
+    for (int list = 0; list < 2; list++) {
+        lists[list] = t->n[list] ? row : NULL;
+        for (size_t i = 0; i < t->n[list]; i++)
+            *row++ = put_text(&at, list_text(t, list, i));
     }
-    if (new_model.data)
-        put_text(&o->model, &at, new_model.data, new_model.length);
-    o->stop = n_stop ? block : NULL;
-    o->n_stop = n_stop;
+    o->model = put_text(&at, t->model);
+    o->json_schema = put_text(&at, t->json_schema);
+    o->stop = lists[0];
+    o->n_stop = t->n[0];
+    o->choices = lists[1];
+    o->n_choices = t->n[1];
     o->owned = block;
     return BITLM_OK;
+}
+
+static bitlm_status set_texts(bitlm_options *o, const json_t *model, const json_t *stop, const json_t *choices,
+                              const json_t *schema, bitlm_error *error) {
+    texts t = {o->model, o->json_schema, {o->stop, o->choices}, {o->n_stop, o->n_choices}, {stop, choices}};
+    char *dumped = NULL;
+    bitlm_status status = BITLM_OK;
+    if (model && !json_is_string(model))
+        return bl_error(error, BITLM_ARG, "option model must be a text, not %s", kind_of(model));
+    if (schema && !json_is_string(schema) && !json_is_object(schema))
+        return bl_error(error, BITLM_ARG, "option json_schema must be an object or its text, not %s", kind_of(schema));
+    if (stop)
+        status = check_list(stop, &stop_rule, error);
+    if (!status && choices)
+        status = check_choices(choices, error);
+    if (status)
+        return status;
+    if (model)
+        t.model = (bitlm_text){json_string_value(model), json_string_length(model)};
+    if (stop)
+        t.n[0] = list_count(stop);
+    if (choices)
+        t.n[1] = list_count(choices);
+    if (schema && json_is_string(schema)) {
+        t.json_schema = (bitlm_text){json_string_value(schema), json_string_length(schema)};
+    } else if (schema) {
+        dumped = json_dumps(schema, JSON_COMPACT);
+        if (!dumped)
+            return bl_error_nomem(error, 0, "the schema");
+        t.json_schema = (bitlm_text){dumped, strlen(dumped)};
+    }
+    status = own_texts(o, &t, error);
+    free(dumped);
+    return status;
 }
 
 static bitlm_status unknown_option(const char *name, bitlm_error *error) {
@@ -214,7 +270,7 @@ static bitlm_status unknown_option(const char *name, bitlm_error *error) {
 }
 
 static bitlm_status apply(bitlm_options *o, json_t *root, bitlm_error *error) {
-    const json_t *model = NULL, *stop = NULL;
+    const json_t *model = NULL, *stop = NULL, *choices = NULL, *schema = NULL;
     const char *name;
     json_t *v;
     json_object_foreach(root, name, v) {
@@ -233,11 +289,32 @@ static bitlm_status apply(bitlm_options *o, json_t *root, bitlm_error *error) {
         case OPT_SEED: s = set_seed(o, v, error); break;
         case OPT_MODEL: model = v; break;
         case OPT_STOP: stop = v; break;
+        case OPT_CHOICES: choices = v; break;
+        case OPT_SCHEMA: schema = v; break;
         }
         if (s)
             return s;
     }
-    return model || stop ? own_texts(o, model, stop, error) : BITLM_OK;
+    return model || stop || choices || schema ? set_texts(o, model, stop, choices, schema, error) : BITLM_OK;
+}
+
+bitlm_status bitlm_options_choices(bitlm_options *options, const char *json, size_t length, bitlm_error *error) {
+    json_error_t why;
+    bl_error_clear(error);
+    json_t *list = json_loadb(json, length, JSON_DECODE_ANY, &why);
+    if (!list) {
+        char shown[160];
+        return bl_error(error, BITLM_ARG, "the list is not valid JSON at byte %d: %s", why.position,
+                        bl_show(shown, sizeof shown, why.text, strlen(why.text)));
+    }
+    bitlm_options changed = *options;
+    bitlm_status status = set_texts(&changed, NULL, NULL, list, NULL, error);
+    if (!status) {
+        free(options->owned);
+        *options = changed;
+    }
+    json_decref(list);
+    return status;
 }
 
 bitlm_status bitlm_options_json(bitlm_options *options, const char *json, size_t length, bitlm_error *error) {

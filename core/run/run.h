@@ -6,14 +6,9 @@
 #define BL_RUN_H
 
 #include "model/forward.h"
+#include "run/constraint.h"
 
 #define BL_REPEAT_WINDOW 64  /* tokens that repeat_penalty looks back on */
-
-/* A candidate of the sampler. */
-typedef struct bl_candidate {
-    float logit;
-    int32_t id;
-} bl_candidate;
 
 /* One running generation. */
 typedef struct bl_generation {
@@ -28,6 +23,8 @@ typedef struct bl_generation {
     void *memory;           /* stop texts and the pending buffer */
     bitlm_text *stop;
     size_t n_stop, longest_stop;
+    bl_constraint *constraint;  /* NULL: any answer */
+    int32_t said;               /* some text of it has left */
     char *pending;          /* text that is not given out yet */
     size_t n_pending, n_given;  /* bytes held, of these given by the last piece */
     size_t pending_cap;
@@ -47,7 +44,7 @@ struct bitlm_session {
     int32_t *tokens;        /* (n_ctx + 1) ids of the running text */
     int32_t *batch_tokens, *batch_pos, *batch_base;  /* (max_batch) */
     float *logits;          /* (vocab_size), NULL without a head */
-    bl_candidate *candidates;  /* (BL_REPEAT_WINDOW + vocab_size) raw logits of the window, then candidates */
+    bl_candidate *candidates;  /* (BL_REPEAT_WINDOW + vocab_size + 1) raw logits of the window, then candidates */
     float *pooled;          /* (max_batch/2, embedding_size), NULL without pooling */
     int64_t *first;         /* (max_batch/2 + 1) rows where pooled sequences begin */
     bl_generation gen;
@@ -58,11 +55,16 @@ bitlm_status bl_session_enter(bitlm_session *s, int32_t timeout_ms, bitlm_error 
 /* Leaves with `status`; fills in the sentence of CANCELED and TIMEOUT. */
 bitlm_status bl_session_leave(bitlm_session *s, bitlm_status status, bitlm_error *error);
 void bl_generation_end(bitlm_session *s);
+/* Tokenizes a prompt (flags: BITLM_GENERATE_CHAT) into s->tokens and s->gen.n_tokens. */
+bitlm_status bl_prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flags, const bitlm_options *o,
+                              bitlm_error *error);
 /* Runs n ids from position `pos` on through the model in batches; base 0. */
 bitlm_status bl_session_prefill(bitlm_session *s, const int32_t *ids, int64_t n, int64_t pos);
 
-/* Chooses the next token from s->logits (which it changes); sets *logprob if asked. */
+/* Chooses the next token from s->logits (which it changes) among those that the generation's constraint
+ * allows with `budget` tokens left, perhaps BL_STOP_HERE; sets *logprob if asked.  repeat_penalty does not
+ * apply under a constraint, whose form repeats itself. */
 bitlm_status bl_sample(bitlm_session *s, const int32_t *history, int64_t n_history, uint64_t counter,
-                       int32_t *token, float *logprob, bitlm_error *error);
+                       int64_t budget, int32_t *token, float *logprob, bitlm_error *error);
 
 #endif

@@ -87,11 +87,25 @@ static int64_t filter(bl_candidate *c, int64_t n, float max, double total, const
     return kept;
 }
 
+/* The best of n candidates, or of all n tokens where there are none. */
+static bl_candidate best_of(const bl_candidate *c, const float *l, int64_t n) {
+    bl_candidate best = c ? c[0] : (bl_candidate){l[0], 0};
+    for (int64_t i = 1; i < n; i++) {
+        bl_candidate next = c ? c[i] : (bl_candidate){l[i], (int32_t)i};
+        if (before(next, best))
+            best = next;
+    }
+    return best;
+}
+
 bitlm_status bl_sample(bitlm_session *s, const int32_t *history, int64_t n_history, uint64_t counter,
-                       int32_t *token, float *logprob, bitlm_error *error) {
+                       int64_t budget, int32_t *token, float *logprob, bitlm_error *error) {
     const bitlm_options *o = &s->gen.options;
-    int64_t n = s->model->vocab_size, best = 0;
-    float *l = s->logits, max, before_max;
+    bl_constraint *constraint = s->gen.constraint;
+    bl_candidate *c = s->candidates + BL_REPEAT_WINDOW;
+    int64_t n = s->model->vocab_size;
+    int penalized = o->repeat_penalty != 1.0f && !constraint;
+    float *l = s->logits, before_max;
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(l[i]))
             return bl_error(error, BITLM_FORMAT, "the model's arithmetic overflowed: the logit of token %lld is not "
@@ -99,53 +113,54 @@ bitlm_status bl_sample(bitlm_session *s, const int32_t *history, int64_t n_histo
     float z = 0.0f;
     if (o->logprobs)
         z = s->context.kernels->exp_sum(l, n, &before_max);
-    if (o->repeat_penalty != 1.0f) {
+    if (penalized) {
         int64_t window = BL_MIN(n_history, (int64_t)BL_REPEAT_WINDOW);
         /* The raw logit of the choice is needed afterwards for its log probability. */
         for (int64_t i = 0; i < window; i++)
             s->candidates[i] = (bl_candidate){l[history[n_history - window + i]], 0};
         penalize(l, history + n_history - window, window, o->repeat_penalty);
     }
-    for (int64_t i = 1; i < n; i++)
-        if (l[i] > l[best])
-            best = i;
+    if (constraint)
+        n = bl_constraint_candidates(constraint, l, n, budget, c);
+    bl_candidate chosen = best_of(constraint ? c : NULL, l, n);
     if (o->temperature > 0.0f) {
-        max = l[best];
+        float max = chosen.logit, ignored;
         int64_t kept = n;
         int filters = o->top_k > 0 || o->top_p < 1.0f || o->min_p > 0.0f;
-        float ignored;
-        double total = filters && o->top_k <= 0 && o->top_p < 1.0f
-                           ? (double)s->context.kernels->exp_sum(l, n, &ignored)
-                           : 0.0;
-        double sum = 0.0, u = bl_rng_unit(o->seed, 0, counter);
-        bl_candidate *c = s->candidates + BL_REPEAT_WINDOW;
-        for (int64_t i = 0; i < n; i++)
+        double total = 0.0, sum = 0.0, u = bl_rng_unit(o->seed, 0, counter);
+        if (filters && o->top_k <= 0 && o->top_p < 1.0f) {
+            if (!constraint)
+                total = (double)s->context.kernels->exp_sum(l, n, &ignored);
+            for (int64_t i = 0; constraint && i < n; i++)
+                total += weight(c[i].logit, max, 1.0);
+        }
+        for (int64_t i = 0; !constraint && i < n; i++)
             c[i] = (bl_candidate){l[i], (int32_t)i};
         if (filters)
             kept = filter(c, n, max, total, o);
         for (int64_t i = 0; i < kept; i++)
             sum += weight(c[i].logit, max, (double)o->temperature);
         double target = u * sum, run = 0.0;
-        best = c[kept - 1].id;
+        chosen = c[kept - 1];
         for (int64_t i = 0; i < kept; i++) {
             run += weight(c[i].logit, max, (double)o->temperature);
             if (run > target) {
-                best = c[i].id;
+                chosen = c[i];
                 break;
             }
         }
     }
     *logprob = NAN;
     if (o->logprobs) {
-        float raw = l[best];
-        if (o->repeat_penalty != 1.0f) {
+        float raw = chosen.logit;
+        if (penalized) {
             int64_t window = BL_MIN(n_history, (int64_t)BL_REPEAT_WINDOW);
             for (int64_t i = 0; i < window; i++)
-                if (history[n_history - window + i] == best)
+                if (history[n_history - window + i] == chosen.id)
                     raw = s->candidates[i].logit;
         }
         *logprob = (float)((double)raw - (double)before_max - bl_log((double)z));
     }
-    *token = (int32_t)best;
+    *token = chosen.id;
     return BITLM_OK;
 }

@@ -21,7 +21,7 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
     s->batch_base = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
     if (m->head.data) {
         s->logits = bl_arena_take(arena, (size_t)m->vocab_size, sizeof(float));
-        s->candidates = bl_arena_take(arena, (size_t)m->vocab_size + BL_REPEAT_WINDOW, sizeof(bl_candidate));
+        s->candidates = bl_arena_take(arena, (size_t)m->vocab_size + BL_REPEAT_WINDOW + 1, sizeof(bl_candidate));
     }
     if (m->pool != BL_POOL_NONE) {
         size_t most = (size_t)max_batch / 2 + 1; /* a sequence has at least 2 tokens: its frame */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "text/token_table.h"
 #include "text/tokenizer_private.h"
 
 static const uint8_t replacement[3] = {0xEF, 0xBF, 0xBD};
@@ -68,6 +69,15 @@ static int spelled_byte(uint32_t c)
             return (int)b;
     }
     return -1;
+}
+
+/* The value of <0xXX>. */
+static uint8_t spm_byte(const uint8_t *text)
+{
+    int high = text[3] <= '9' ? text[3] - '0' : text[3] - 'A' + 10;
+    int low = text[4] <= '9' ? text[4] - '0' : text[4] - 'A' + 10;
+
+    return (uint8_t)(high * 16 + low);
 }
 
 static size_t byte_level(bl_detok *state, const uint8_t *text, size_t length, uint8_t *out)
@@ -144,9 +154,7 @@ size_t bl_detok_next(const bl_tokenizer *t, bl_detok *state, int32_t id, int spe
         n = type == BL_TOKEN_USER ? feed_all(state, text, length, to)
                                   : byte_level(state, text, length, to);
     } else if (type == BL_TOKEN_BYTE && t->kind == BL_TOKENIZER_SPM) {
-        int high = text[3] <= '9' ? text[3] - '0' : text[3] - 'A' + 10;
-        int low = text[4] <= '9' ? text[4] - '0' : text[4] - 'A' + 10;
-        n = feed(state, (uint8_t)(high * 16 + low), to);
+        n = feed(state, spm_byte(text), to);
     } else if (type == BL_TOKEN_UNKNOWN) {
         n = feed_all(state, (const uint8_t *)" \xE2\x81\x87 ", 5, to); /* as sentencepiece does */
     } else {
@@ -166,6 +174,45 @@ size_t bl_detok_end(const bl_tokenizer *t, bl_detok *state, char *out)
         n = sizeof(replacement);
     }
     memset(state, 0, sizeof(*state));
+    return n;
+}
+
+/* The plain bytes, which need not be whole characters. */
+size_t bl_token_bytes(const bl_tokenizer *t, int32_t id, uint8_t *out)
+{
+    const uint8_t *text;
+    size_t length, i, used, n = 0;
+    int type;
+
+    if (id < 0 || id >= t->n_tokens || t->kind == BL_TOKENIZER_WORDPIECE)
+        return 0;
+    type = t->types[id];
+    text = bl_token_text(t, id, &length);
+    if (type == BL_TOKEN_CONTROL || type == BL_TOKEN_UNKNOWN || type == BL_TOKEN_UNUSED)
+        return 0;
+    if (t->byte_level && type != BL_TOKEN_USER) {
+        for (i = 0; i < length; i += used) {
+            int valid, byte = spelled_byte(bl_utf8_decode(text + i, length - i, &used, &valid));
+
+            if (valid && byte >= 0) {
+                out[n++] = (uint8_t)byte;
+            } else { /* spelled as it is */
+                memcpy(out + n, text + i, used);
+                n += used;
+            }
+        }
+        return n;
+    }
+    if (type == BL_TOKEN_BYTE && t->kind == BL_TOKENIZER_SPM) {
+        out[0] = spm_byte(text);
+        return 1;
+    }
+    for (i = 0; i < length; i += used) {
+        int mark = !t->byte_level && is_space_mark(text + i, length - i);
+
+        used = mark ? BL_SPACE_MARK_BYTES : 1;
+        out[n++] = mark ? ' ' : text[i];
+    }
     return n;
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "text/token_table.h"
 #include "text/tokenizer_private.h"
 
 #define MAX_TEXT ((size_t)1 << 30)  /* bytes: symbols count in 32 bits, U+2581 has three */
@@ -526,6 +527,7 @@ void bl_tokenizer_free(bl_tokenizer *t)
     if (!t)
         return;
     alloc = t->alloc;
+    bl_token_table_free(&alloc, t->table);
     bl_free(&alloc, t->merges);
     bl_free(&alloc, t->merge_first);
     bl_free(&alloc, t->pairs);

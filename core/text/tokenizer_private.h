@@ -109,6 +109,7 @@ struct bl_tokenizer {
     const bl_pretokenizer *pretokenizer;
     bl_merge *merges;
     uint32_t *merge_first;       /* (n_tokens + 1) */
+    struct bl_token_table *table; /* made when first asked for (token_table.c); atomic */
     char refusal[256];           /* kind NONE: why text is refused */
 };
 
