@@ -2,6 +2,7 @@
 #
 #   make          build/bitlm, build/bitlm0.so, build/libbitlm.so, build/libbitlm.a
 #   make deps     installs what is missing, and prints it
+#   make python   the Python package, build/python/bitlm, for Debian's Python (PYTHON)
 #   make demo     deps, build, the main job shown in the sqlite3 shell
 #   make check    deps, build, every test
 #   make asan | ubsan | tsan | valgrind    the C tests under a checker
@@ -25,10 +26,18 @@ all: build/meson/build.ninja
 	@.ci/products.sh build/meson build
 
 build/meson/build.ninja:
-	@$(MESON) setup build/meson --prefix=$(PREFIX) --libdir=lib --buildtype=$(BUILDTYPE) -Doptimization=2
+	@$(MESON) setup build/meson --prefix=$(PREFIX) --libdir=lib --buildtype=$(BUILDTYPE) -Doptimization=2 \
+		-Dpython_program=$(PYTHON)
 
 deps:
 	@.ci/deps.sh
+
+python:
+	@.ci/deps.sh python
+	@$(MAKE) --no-print-directory build/meson/build.ninja
+	@$(MESON) configure build/meson -Dpython=enabled -Dpython_program=$(PYTHON)
+	@$(MAKE) --no-print-directory all
+	@.ci/python_tree.sh build/meson build/python
 
 demo: deps
 	@$(MAKE) --no-print-directory all
@@ -52,4 +61,4 @@ fuzz: deps
 clean:
 	rm -rf build
 
-.PHONY: all deps demo check bench install asan ubsan tsan valgrind fuzz clean
+.PHONY: all deps python demo check bench install asan ubsan tsan valgrind fuzz clean

@@ -1,5 +1,5 @@
 #!/bin/sh
-# deps.sh [valgrind] [fuzz]: installs what the build and the tests lack, after
+# deps.sh [python] [valgrind] [fuzz]: installs what the build and the tests lack, after
 # printing it.  Looks for the tools themselves, so it says nothing on a machine
 # that has them from elsewhere.  Without apt or root it prints the list and stops.
 set -eu
@@ -13,6 +13,10 @@ need() { # need PACKAGES COMMAND...: PACKAGES are missing if COMMAND fails
 compiles() { printf '#include <%s>\nint main(void) { return 0; }\n' "$1" | ${CC:-cc} -x c - -o /dev/null; }
 library() { pkg-config --exists "$1"; }
 python() { "$(command -v /usr/bin/python3 || echo python3)" -c "import $1"; }
+python_headers() {
+    "$(command -v /usr/bin/python3 || echo python3)" -c 'import os, sysconfig
+open(os.path.join(sysconfig.get_path("include"), "Python.h"))'
+}
 either() { [ -x "/usr/bin/$1" ] || "$1" --version; } # a shim on PATH may lead nowhere
 
 need "gcc libc6-dev" compiles stdio.h
@@ -32,10 +36,11 @@ need python3-numpy python numpy
 need python3-jsonschema python jsonschema
 for extra in "$@"; do
     case $extra in
+    python) need python3-dev python_headers ;;
     valgrind) need valgrind command -v valgrind ;;
     fuzz) need "clang libclang-rt-14-dev" command -v clang ;;
     *)
-        echo "deps.sh: '$extra' is not valgrind or fuzz" >&2
+        echo "deps.sh: '$extra' is not python, valgrind or fuzz" >&2
         exit 2
         ;;
     esac

@@ -1,0 +1,45 @@
+"""1-bit language models: text in, an answer or a packed binary code out.
+
+    import bitlm
+
+    with bitlm.Model() as m:                       # the two models that are built in
+        print(m.generate("Once upon a time"))
+        codes = m.embed(["a tax letter", "a love letter"])
+        print(bitlm.hamming(codes[0], codes[1]))
+
+Everything is computed by the same C core as in SQLite and in the command, with the same bits.
+"""
+
+from ._bitlm import (
+    NUMERICS,
+    Canceled,
+    Codes,
+    FormatError,
+    Vectors,
+    __version__,
+    binarize,
+    cosine,
+    hamming,
+    similarity,
+)
+from .model import Model, Piece, Stream
+from .sqlite import load_sqlite, register, sqlite_path
+
+__all__ = [
+    "NUMERICS",
+    "Canceled",
+    "Codes",
+    "FormatError",
+    "Model",
+    "Piece",
+    "Stream",
+    "Vectors",
+    "__version__",
+    "binarize",
+    "cosine",
+    "hamming",
+    "load_sqlite",
+    "register",
+    "similarity",
+    "sqlite_path",
+]
