@@ -35,6 +35,7 @@ deps:
 python:
 	@.ci/deps.sh python
 	@$(MAKE) --no-print-directory build/meson/build.ninja
+	@$(NINJA) -C build/meson --quiet build.ninja
 	@$(MESON) configure build/meson -Dpython=enabled -Dpython_program=$(PYTHON)
 	@$(MAKE) --no-print-directory all
 	@.ci/python_tree.sh build/meson build/python

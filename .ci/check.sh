@@ -10,8 +10,8 @@ export PYTHON=${PYTHON:-$(command -v /usr/bin/python3 || echo python3)}
 began=$SECONDS
 masked="test_parity test_run"
 
-.ci/deps.sh || exit 1
-make --no-print-directory all || exit 1
+.ci/deps.sh python || exit 1
+make --no-print-directory python || exit 1
 
 if [ -e tests/kernels/checkkernels.c ]; then
     step "checkkernels" timeout 600 build/meson/tests/checkkernels
@@ -24,7 +24,7 @@ for mask in ref avx2; do
         BITLM_CPU=$mask step "$name, BITLM_CPU=$mask" timeout 300 build/meson/tests/"$name"
     done
 done
-for dir in tests/sqlite tests/cli tests/demo tests/build; do
+for dir in tests/sqlite tests/cli tests/python tests/demo tests/build; do
     if ls $dir/test_*.py >/dev/null 2>&1; then
         step "pytest $dir" timeout 900 "$PYTHON" -m pytest -q -p no:cacheprovider $dir
     fi

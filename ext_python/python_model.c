@@ -115,7 +115,7 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     bitlm_model *model = NULL;
     blpy_host host;
     blpy_core *self;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s#|S", names, &name, &length, &json))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s#|O", names, &name, &length, &json))
         return NULL;
     if (blpy_options(state, &options, json, NULL) < 0)
         return NULL;
@@ -139,7 +139,7 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     }
     pthread_mutex_init(&self->lock, NULL);
     self->model = model;
-    self->options = Py_XNewRef(json);
+    self->options = Py_XNewRef(json); /* bytes or None: blpy_options looked */
     return (PyObject *)self;
 }
 

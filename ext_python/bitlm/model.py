@@ -196,7 +196,7 @@ class Model:
 
     def generate(self, prompt: str | Iterable[str], *, cancel: threading.Event | None = None,
                  **options: Any) -> str | list[str]:
-        """The continuation of a prompt, or of several, decoded together.
+        """The continuation of a prompt, or of each of several.
 
         options: max_tokens=128, temperature=0.7 (0: greedy), top_p=0.95, top_k=0, min_p=0.05,
         repeat_penalty=1.1, seed=0, stop (a str or a list), ignore_eos, timeout_ms, truncate, …
@@ -204,7 +204,7 @@ class Model:
         core = self._core("story")
         if isinstance(prompt, str):
             return core.generate((prompt,), 0, _options(options), cancel)[0]
-        return core.generate(prompt, 0, _options(options), cancel)
+        return [core.generate((p,), 0, _options(options), cancel)[0] for p in prompt]
 
     def stream(self, prompt: str | Iterable[str], *, cancel: threading.Event | None = None,
                **options: Any) -> Stream:

@@ -1,0 +1,247 @@
+"""The module in a process: signals, fork, sub-interpreters, leaks, the command, SQLite."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import COMMAND, PACKAGE, SLACK, python
+
+import bitlm
+
+
+def test_ctrl_c_raises_keyboard_interrupt(big):
+    out = python("""
+import os, signal, sys, threading, time, bitlm
+m = bitlm.Model(sys.argv[1], threads=1)
+for call in (lambda: m.generate("word " * 900), lambda: list(m.stream("word " * 900))):
+    began = time.monotonic()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        call()
+    except KeyboardInterrupt:
+        print(time.monotonic() - began)
+print(len(m.generate("a", max_tokens=2)) >= 0)  # the model still works
+""", big)
+    first, second, works = out.split()
+    assert float(first) < 0.7 * SLACK and float(second) < 0.7 * SLACK and works == "True"
+
+
+def test_a_signal_handler_that_raises_nothing_stops_nothing(big):
+    assert python("""
+import signal, sys, bitlm
+hits = []
+signal.signal(signal.SIGALRM, lambda *a: hits.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+m = bitlm.Model(sys.argv[1], threads=1)
+m.generate("word " * 300, max_tokens=2)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(hits) > 2)
+""", big) == "True\n"
+
+
+def test_fork():
+    assert python("""
+import os, bitlm
+m = bitlm.Model(threads=2)
+stream = m.stream("Once upon a time", max_tokens=20, temperature=0, ignore_eos=True)
+first = next(stream)
+code, text = m.embed("x"), m.generate("The fox", max_tokens=5)
+pid = os.fork()
+if pid == 0:
+    ok = m.embed("x") == code and m.generate("The fox", max_tokens=5) == text
+    rest = "".join(stream)
+    os._exit(0 if ok and len(rest) > 10 else 1)
+rest = "".join(stream)
+print(os.waitpid(pid, 0)[1] == 0 and m.embed("x") == code and len(rest) > 10)
+""") == "True\n"
+
+
+def test_multiprocessing_fork_pool():
+    assert python("""
+import multiprocessing, bitlm
+m = bitlm.Model(threads=2)
+code = m.embed("text 3")
+def work(i):
+    return m.embed(f"text {i}")
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(work, range(6))[3] == code)
+""") == "True\n"
+
+
+SUB = """
+import sys
+try:
+    import _interpreters as sub, json
+    run = lambda i, s: sub.exec(i, s)
+except ImportError:
+    try:
+        import _xxsubinterpreters as sub
+    except ImportError:
+        sub = None
+    run = lambda i, s: sub.run_string(i, s)
+import bitlm
+code = bitlm.Model(threads=1).embed("x")[0].hex()
+ids = [sub.create() for _ in range(3)]
+for i in ids:
+    error = run(i, "import sys; sys.path[:] = %r; import bitlm; m = bitlm.Model(threads=1); "
+                   "assert m.embed('x')[0].hex() == %r; assert m.generate('a', max_tokens=3)" % (sys.path, code))
+    assert error is None, error
+for i in ids:
+    sub.destroy(i)
+print(bitlm.Model(threads=1).embed("x")[0].hex() == code)
+"""
+
+
+def test_sub_interpreters():
+    assert python(SUB) == "True\n"
+
+
+def test_import_and_drop_many_times():
+    assert python("""
+import sys, importlib, gc
+for _ in range(20):
+    import bitlm
+    bitlm.Model(threads=1).embed("x")
+    for name in [n for n in sys.modules if n.startswith("bitlm")]:
+        del sys.modules[name]
+    del bitlm
+    gc.collect()
+print("ok")
+""") == "ok\n"
+
+
+LEAKS = """
+import gc, resource, sys, threading, bitlm
+n = int(sys.argv[1])
+m = bitlm.Model(threads=1)
+event = threading.Event()
+code, vector = m.embed("x"), m.embed_f32("x")
+def stream():
+    s = m.stream("a", max_tokens=2); next(s); s.close()
+def fails(f, *a, **k):
+    try: f(*a, **k)
+    except Exception: pass
+calls = {
+    "hamming": lambda: bitlm.hamming(code, code), "similarity": lambda: bitlm.similarity(code, code),
+    "cosine": lambda: bitlm.cosine(vector, vector), "binarize": lambda: bitlm.binarize(vector),
+    "codes": lambda: (bitlm.Codes(code)[0], code[:1], code[::-1], memoryview(code), code == code, repr(code)),
+    "vectors": lambda: (bitlm.Vectors(vector)[0], vector.binarize(), vector.tobytes(), vector.shape),
+    "tokenize": lambda: m.tokenize("Once upon"), "detokenize": lambda: m.detokenize([300, 301]),
+    "chunk": lambda: m.chunk("One. Two. Three.", 4), "info": lambda: (m.info, m.model_id),
+    "embed": lambda: m.embed(["a"]), "generate": lambda: m.generate("a", max_tokens=1, stop=["x"]),
+    "stream": stream, "score": lambda: m.score([5, 6]), "logits": lambda: m.logits([5]),
+    "event": lambda: m.generate("a", cancel=event, max_tokens=1),
+    "model": lambda: bitlm.Model(threads=1).close(),
+    "bad option": lambda: fails(m.generate, "a", x=1), "bad text": lambda: fails(m.embed, [1]),
+    "bad code": lambda: fails(bitlm.hamming, code, b""), "bad ids": lambda: fails(m.detokenize, [-1]),
+    "bad model": lambda: fails(bitlm.Model, "/nowhere"), "bad rows": lambda: fails(bitlm.Codes, b"abc", 2),
+}
+def kib():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+total = getattr(sys, "gettotalrefcount", lambda: 0)
+bad = []
+for name, call in calls.items():
+    for _ in range(n // 4): call()
+    gc.collect(); memory, blocks, refs = kib(), sys.getallocatedblocks(), total()
+    for _ in range(n): call()
+    gc.collect(); grown = (kib() - memory, sys.getallocatedblocks() - blocks, total() - refs)
+    if grown[0] > 256 + n // 50 or grown[1] > n // 10 + 20 or grown[2] > n // 10 + 20: bad.append((name, grown))
+print(bad)
+"""
+
+
+def test_calls_leak_nothing():
+    n = os.environ.get("BITLM_LEAK_CALLS", "1000")
+    assert python(LEAKS, n) == "[]\n"
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+def command(*arguments, **keywords):
+    env = dict(os.environ, PYTHONPATH=PACKAGE) if PACKAGE else None
+    return subprocess.run([sys.executable, "-m", "bitlm", *arguments], capture_output=True, env=env,
+                          timeout=60 * SLACK, **keywords)
+
+
+def test_python_m_bitlm_is_the_command():
+    for arguments in (["version"], ["generate", "--seed", "4", "The fox"], ["embed", "a", "b"], ["help"], ["nonsense"],
+                      []):
+        theirs = subprocess.run([COMMAND, *arguments], capture_output=True)
+        ours = command(*arguments)
+        assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
+    assert command("embed", "-", input=b"a\nb\n").stdout == command("embed", "a", "b").stdout
+
+
+def test_ctrl_c_ends_the_command(big):
+    env = dict(os.environ, PYTHONPATH=PACKAGE) if PACKAGE else None
+    p = subprocess.Popen([sys.executable, "-m", "bitlm", "generate", "--model", big, "word " * 900], env=env,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.0)
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=10 * SLACK)
+    assert p.returncode == 130
+
+
+# ---- SQLite --------------------------------------------------------------------------------------
+
+
+def test_load_sqlite(model):
+    db = sqlite3.connect(":memory:")
+    if not hasattr(db, "enable_load_extension"):
+        pytest.skip("this Python's sqlite3 cannot load extensions")
+    bitlm.load_sqlite(db)
+    assert db.execute("SELECT bitlm_embed('x'), bitlm_model_id('embed')").fetchone() == (
+        model.embed("x").tobytes(), model.model_id)
+    with pytest.raises(sqlite3.OperationalError, match="not authorized"):  # loading is off again
+        db.execute("SELECT load_extension('x')")
+
+
+def test_a_python_that_cannot_load_extensions_is_told_what_to_do():
+    class Connection:
+        pass
+
+    with pytest.raises(NotImplementedError, match="bitlm.register"):
+        bitlm.load_sqlite(Connection())
+
+
+def test_register_gives_the_same_results(model):
+    db = sqlite3.connect(":memory:")
+    bitlm.register(db)
+    row = db.execute("""SELECT bitlm_embed('x'), bitlm_embed_f32('x'), bitlm_generate('The fox', '{"max_tokens":5}'),
+        bitlm_hamming(bitlm_embed('x'), bitlm_embed('y')), bitlm_tokenize('The fox'), bitlm_token_count('The fox'),
+        bitlm_detokenize(bitlm_tokenize('The fox')), bitlm_embed(NULL), bitlm_hamming(NULL, x'00')""").fetchone()
+    codes = model.embed(["x", "y"])
+    assert row[0] == codes[0] and row[1] == model.embed_f32("x").tobytes()
+    assert row[2] == model.generate("The fox", max_tokens=5) and row[3] == bitlm.hamming(codes[0], codes[1])
+    assert row[5] == model.token_count("The fox") and row[6:] == ("The fox", None, None)
+    with pytest.raises(TypeError):
+        bitlm.register(3)
+    other = sqlite3.connect(":memory:")
+    if hasattr(other, "enable_load_extension"):
+        bitlm.load_sqlite(other)
+        assert other.execute("""SELECT bitlm_embed('x'), bitlm_embed_f32('x'),
+            bitlm_generate('The fox', '{"max_tokens":5}'), bitlm_hamming(bitlm_embed('x'), bitlm_embed('y')),
+            bitlm_tokenize('The fox'), bitlm_token_count('The fox'), bitlm_detokenize(bitlm_tokenize('The fox')),
+            bitlm_embed(NULL), bitlm_hamming(NULL, x'00')""").fetchone() == row
+
+
+def test_apsw(model):
+    apsw = pytest.importorskip("apsw", reason="apsw is not installed")
+    for prepare in (bitlm.load_sqlite, bitlm.register):
+        db = apsw.Connection(":memory:")
+        prepare(db)
+        assert next(db.execute("SELECT bitlm_embed('x')"))[0] == model.embed("x").tobytes()
+
+
+def test_exports_are_the_entry_points_only():
+    import bitlm._bitlm
+
+    for path, names in ((bitlm._bitlm.__file__, {"PyInit__bitlm"}),
+                        (bitlm.sqlite_path() + ".so", {"sqlite3_bitlm_init", "sqlite3_bitlm_noload_init"})):
+        out = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+        assert {line.split()[-1] for line in out.splitlines()} == names
