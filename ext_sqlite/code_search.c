@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "search/codes.h"
+
 #define POLL_BYTES 33554432u /* a few milliseconds of scanning */
 
 /* The order of results; a heap has the last of them at its root. */
@@ -51,34 +53,67 @@ static int compare_hits(const void *a, const void *b)
     return behind(x, y) ? 1 : behind(y, x) ? -1 : 0;
 }
 
-static void scan(const bls_search *search, const bls_image *image, size_t block, const uint64_t *bits,
-                 const uint8_t *query, bls_hit *heap, size_t *n_heap)
-{
-    uint32_t row, distance;
-    bls_hit hit;
+/* Memory of one run: rows and distances of a block, and its bits. */
+typedef struct scratch {
+    uint64_t bits[BLS_FILTER_WORDS(BLS_IMAGE_MOST_ROWS)];
+    uint32_t rows[BLS_IMAGE_MOST_ROWS], distances[BLS_IMAGE_MOST_ROWS];
+} scratch;
 
-    for (row = 0; row < image->n; row++) {
-        if (bits && !(bits[row / 64] >> (row % 64) & 1)) {
-            if (!bits[row / 64])
-                row |= 63;
-            continue;
+/* Most rows pass: all are compared, and of the near ones those are taken that pass.  Few
+ * pass: they are compared one by one. */
+static int64_t near_rows(const bls_search *search, const bls_image *image, uint32_t n_pass, uint32_t below,
+                         const uint8_t *query, scratch *s)
+{
+    int64_t i, to = 0, n;
+    uint32_t w, row, words = BLS_FILTER_WORDS(image->n);
+    uint64_t word, distance;
+
+    if (n_pass >= image->n / 8) {
+        n = bl_codes_below(query, image->codes, image->n, (int64_t)search->code_bytes, below, s->rows, s->distances);
+        if (n_pass == image->n)
+            return n;
+        for (i = 0; i < n; i++) {
+            row = s->rows[i];
+            if (s->bits[row / 64] >> (row % 64) & 1) {
+                s->rows[to] = row;
+                s->distances[to++] = s->distances[i];
+            }
         }
-        distance = (uint32_t)bitlm_hamming(query, image->codes + (size_t)row * search->code_bytes, search->code_bytes);
-        if (distance > search->most)
+        return to;
+    }
+    for (w = 0; w < words; w++) {
+        for (word = s->bits[w]; word; word &= word - 1) {
+            row = w * 64 + (uint32_t)__builtin_ctzll(word);
+            distance = bitlm_hamming(query, image->codes + (size_t)row * search->code_bytes, search->code_bytes);
+            if (distance < below) {
+                s->rows[to] = row;
+                s->distances[to++] = (uint32_t)distance;
+            }
+        }
+    }
+    return to;
+}
+
+static void scan(const bls_search *search, const bls_image *image, size_t block, uint32_t n_pass,
+                 const uint8_t *query, bls_hit *heap, size_t *n_heap, scratch *s)
+{
+    uint32_t below = *n_heap < search->k ? search->most + 1 : heap[0].distance;
+    int64_t n = near_rows(search, image, n_pass, below, query, s), i;
+    bls_hit hit = {0};
+
+    for (i = 0; i < n; i++) {
+        hit.distance = s->distances[i];
+        if ((int64_t)hit.distance <= search->after_distance &&
+            ((int64_t)hit.distance < search->after_distance ||
+             bls_image_rowid(image, s->rows[i]) <= search->after_rowid))
             continue;
-        if ((int64_t)distance <= search->after_distance &&
-            ((int64_t)distance < search->after_distance || bls_image_rowid(image, row) <= search->after_rowid))
-            continue;
-        hit.distance = distance;
-        hit.query = 0;
-        hit.place = (int64_t)block << 16 | row;
-        hit.rowid = 0;
+        hit.place = (int64_t)block << 16 | s->rows[i];
         if (*n_heap < search->k) {
-            hit.rowid = bls_image_rowid(image, row);
+            hit.rowid = bls_image_rowid(image, s->rows[i]);
             heap[*n_heap] = hit;
             sift_up(heap, (*n_heap)++);
-        } else if (behind(&heap[0], &hit)) {
-            hit.rowid = bls_image_rowid(image, row);
+        } else if (hit.distance < heap[0].distance) { /* places ascend: a tie comes behind */
+            hit.rowid = bls_image_rowid(image, s->rows[i]);
             heap[0] = hit;
             sift_down(heap, *n_heap, 0);
         }
@@ -87,16 +122,19 @@ static void scan(const bls_search *search, const bls_image *image, size_t block,
 
 int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, size_t *n_hits)
 {
-    uint64_t bits[BLS_FILTER_WORDS(BLS_IMAGE_MOST_ROWS)];
+    scratch *s;
     size_t n_blocks = bls_store_blocks(search->store), block, q, unpolled = 0;
     int64_t first, last;
     bls_image *image;
     uint32_t n;
-    int rc;
+    int rc = SQLITE_OK;
 
     memset(n_hits, 0, search->n_queries * sizeof *n_hits);
     if (search->k == 0)
         return SQLITE_OK;
+    s = sqlite3_malloc64(sizeof *s);
+    if (!s)
+        return SQLITE_NOMEM;
     for (block = 0; block < n_blocks; block++) {
         if (search->filter) {
             bls_store_range(search->store, block, &first, &last);
@@ -105,22 +143,26 @@ int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, si
         }
         rc = bls_store_block(search->store, block, &image);
         if (rc != SQLITE_OK)
-            return rc;
+            goto end;
         if (!image)
             continue;
-        n = search->filter ? bls_filter_block(search->filter, image, bits) : image->n;
+        n = search->filter ? bls_filter_block(search->filter, image, s->bits) : image->n;
         for (q = 0; q < search->n_queries && n; q++)
-            scan(search, image, block, n < image->n ? bits : NULL, search->queries + q * search->code_bytes,
-                 hits + q * search->k, &n_hits[q]);
+            scan(search, image, block, n, search->queries + q * search->code_bytes, hits + q * search->k, &n_hits[q],
+                 s);
         unpolled += image->length * search->n_queries;
         bls_image_release(image);
         if (unpolled > POLL_BYTES) {
             unpolled = 0;
-            if (bls_poll(state))
-                return SQLITE_INTERRUPT;
+            if (bls_poll(state)) {
+                rc = SQLITE_INTERRUPT;
+                goto end;
+            }
         }
     }
     for (q = 0; q < search->n_queries; q++)
         qsort(hits + q * search->k, n_hits[q], sizeof *hits, compare_hits);
-    return SQLITE_OK;
+end:
+    sqlite3_free(s);
+    return rc;
 }

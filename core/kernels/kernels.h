@@ -151,6 +151,11 @@ typedef struct bl_kernels {
 
     /* -- codes --------------------------------------------------------------------- */
     uint64_t (*hamming)(const uint8_t *a, const uint8_t *b, int64_t n);
+
+    /* The rows i of codes (n, bytes) whose distance to query is < below, ascending, and their
+     * distances; n < 2^32; room for n of both.  Returns how many. */
+    int64_t (*hamming_below)(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
+                             uint32_t below, uint32_t *rows, uint32_t *distances);
     /* Σ a·b in sum16 order. */
     float (*dot_f32)(const float *a, const float *b, int64_t n);
 } bl_kernels;

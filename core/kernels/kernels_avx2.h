@@ -69,6 +69,8 @@ void bl_rope_avx2(float *head, const float *cs, const float *sn, int64_t n_rot, 
 void bl_softmax_avx2(float *p, int64_t n, int64_t n_padded);
 float bl_exp_sum_avx2(const float *l, int64_t n, float *max);
 uint64_t bl_hamming_avx2(const uint8_t *a, const uint8_t *b, int64_t n);
+int64_t bl_hamming_below_avx2(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
+                              uint32_t below, uint32_t *rows, uint32_t *distances);
 float bl_dot_f32_avx2(const float *a, const float *b, int64_t n);
 
 /* attention_avx2.c */

@@ -555,6 +555,19 @@ static uint64_t hamming(const uint8_t *a, const uint8_t *b, int64_t n) {
     return bits;
 }
 
+static int64_t hamming_below(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
+                             uint32_t below, uint32_t *rows, uint32_t *distances) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits = hamming(query, codes + i * bytes, bytes);
+        if (bits < below) {
+            rows[found] = (uint32_t)i;
+            distances[found++] = (uint32_t)bits;
+        }
+    }
+    return found;
+}
+
 const bl_kernels bl_kernels_ref = {
     .name = "ref",
     .cpu = BL_CPU_REF,
@@ -582,5 +595,6 @@ const bl_kernels bl_kernels_ref = {
     .group_i8 = group_i8,
     .float_rows = float_rows,
     .hamming = hamming,
+    .hamming_below = hamming_below,
     .dot_f32 = dot_f32,
 };

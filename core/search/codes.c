@@ -5,6 +5,7 @@
 
 #include "kernels/kernels.h"
 #include "quant/quant.h"
+#include "search/codes.h"
 
 /* Chosen once: a distance is called for every row of a table.  Two threads that come first at the
  * same time choose the same table. */
@@ -22,6 +23,11 @@ static const bl_kernels *kernels(void) {
 
 uint64_t bitlm_hamming(const void *a, const void *b, size_t n) {
     return n ? kernels()->hamming(a, b, (int64_t)n) : 0;
+}
+
+int64_t bl_codes_below(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
+                       uint32_t below, uint32_t *rows, uint32_t *distances) {
+    return kernels()->hamming_below(query, codes, n, bytes, below, rows, distances);
 }
 
 double bitlm_similarity(const void *a, const void *b, size_t n) {

@@ -510,6 +510,22 @@ static void case_hamming(const bl_kernels *k, int number) {
     *out = k->hamming(a, b, n);
 }
 
+static void case_hamming_below(const bl_kernels *k, int number) {
+    static const int64_t lengths[] = {1, 7, 8, 16, 24, 32, 40, 48, 64, 96, 128, 160, 520};
+    int64_t bytes = lengths[number % 13], n = 1 + random_below(70);
+    uint8_t *query = input((size_t)bytes), *codes = input((size_t)(n * bytes));
+    int64_t *found = output(sizeof *found);
+    uint32_t *rows = output((size_t)n * sizeof *rows), *distances = output((size_t)n * sizeof *distances);
+    fill_bytes(query, bytes, 0);
+    fill_bytes(codes, n * bytes, 0);
+    memset(rows, 0, (size_t)n * sizeof *rows);
+    memset(distances, 0, (size_t)n * sizeof *distances);
+    *found = k->hamming_below(query, codes, n, bytes, (uint32_t)(bytes * (number % 3 ? 4 : 9)), rows, distances);
+    for (int64_t i = *found; i < n; i++) { /* what lies behind the result may differ */
+        rows[i] = distances[i] = 0;
+    }
+}
+
 static void case_dot_f32(const bl_kernels *k, int number) {
     int64_t n = size_of_case(number);
     float *a = floats(n, temper_of_case(number)), *b = floats(n, temper_of_case(number));
@@ -581,6 +597,7 @@ static const struct {
     {"scores_int", case_scores_int, 96, 1},
     {"quant_probs", case_quant_probs, 200, 0},
     {"mix_int", case_mix_int, 96, 1},
+    {"hamming_below", case_hamming_below, 300, 0},
 };
 
 #define HASH_CASES 40

@@ -159,6 +159,12 @@ static void hamming_48(const bl_kernels *k, int64_t turn) {
     }
     sink = (float)(bits + (uint64_t)turn);
 }
+static void below_48(const bl_kernels *k, int64_t turn) {
+    static uint32_t rows[1000], distances[1000];
+    (void)turn;
+    sink = (float)k->hamming_below((const uint8_t *)fa, cold, 1000, 48, 100, rows, distances);
+}
+
 static void hamming_4k(const bl_kernels *k, int64_t turn) {
     (void)turn;
     sink = (float)k->hamming((const uint8_t *)fa, (const uint8_t *)fb, 4096);
@@ -210,6 +216,7 @@ static const measure measures[] = {
     {"mix_f32", mix_f32, 4.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"dot_f32", dot_f32, 4.0 * HEAD * 2, 2.0 * HEAD, 0},
     {"hamming 48 bytes", hamming_48, 48.0 * 1000, 0, 0},
+    {"hamming_below 48 bytes", below_48, 48.0 * 1000, 0, 0},
     {"hamming 4096 bytes", hamming_4k, 4096.0 * 2, 0, 0},
 };
 

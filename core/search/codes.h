@@ -1,0 +1,14 @@
+/* codes.h - packed codes inside the process: what the adapters' own blocks are scanned with.
+ *
+ * Called by ext_sqlite. */
+#ifndef BL_CODES_H
+#define BL_CODES_H
+
+#include "base/base.h"
+
+/* The rows of codes (n, bytes) nearer to query than `below`, ascending, and their distances; room for n
+ * of both. */
+int64_t bl_codes_below(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
+                       uint32_t below, uint32_t *rows, uint32_t *distances);
+
+#endif
