@@ -73,8 +73,12 @@ static bitlm_status use_table(bls_call *call, const char *given, use *u, int *rc
         goto end;
     }
     *rc = sqlite3_prepare_v2(state->db, sql, -1, &u->hold, NULL);
-    if (*rc == SQLITE_OK)
+    if (*rc == SQLITE_OK) {
         sqlite3_step(u->hold);
+    } else if (*rc == SQLITE_ERROR) {
+        bls_error(call, BITLM_CORRUPT, "a shadow table is missing or malformed");
+        *rc = SQLITE_CORRUPT_VTAB;
+    }
     if (*rc == SQLITE_OK)
         *rc = bls_store_begin(u->table->store);
     if (*rc != SQLITE_OK && bls_store_message(u->table->store)[0])

@@ -1,0 +1,361 @@
+/* fault_index.c - bitlm_index with every allocation failing in turn, and every read, write, sync and
+ * truncation of the database's files.
+ *
+ *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST]]
+ *
+ * Each round makes a small database without faults, arms fault number n (failing once, in a second
+ * sweep from then on), runs the scenario and disarms.  Whatever a statement answered, afterwards the
+ * index must hold exactly what a plain table holds that every transaction changed with it, and its
+ * integrity check must say ok.  The sweep ends with the first n that is never reached, or at LIMIT faults,
+ * taken evenly.
+ *
+ * Run by tests/sqlite/test_index_faults.py. */
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static long countdown; /* faults happen when it reaches 0; below 0: reached */
+static int armed, persistent;
+static long hits;
+
+static int fault(void)
+{
+    if (!armed)
+        return 0;
+    countdown--;
+    if (countdown == 0 || (persistent && countdown < 0)) {
+        hits++;
+        return 1;
+    }
+    return 0;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static sqlite3_mem_methods system_memory;
+static int memory_faults;
+
+static void *bad_malloc(int n)
+{
+    return memory_faults && fault() ? NULL : system_memory.xMalloc(n);
+}
+
+static void *bad_realloc(void *p, int n)
+{
+    return memory_faults && fault() ? NULL : system_memory.xRealloc(p, n);
+}
+
+/* ---- files ------------------------------------------------------------------------------------ */
+
+typedef struct bad_file {
+    sqlite3_file base;
+    sqlite3_file *real;
+} bad_file;
+
+static sqlite3_vfs *real_vfs;
+#define REAL(f) (((bad_file *)(f))->real)
+
+static int f_close(sqlite3_file *f) { return REAL(f)->pMethods ? REAL(f)->pMethods->xClose(REAL(f)) : SQLITE_OK; }
+static int f_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at)
+{
+    return fault() ? SQLITE_IOERR_READ : REAL(f)->pMethods->xRead(REAL(f), p, n, at);
+}
+static int f_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
+{
+    if (fault()) { /* half of it, as a full disk does */
+        REAL(f)->pMethods->xWrite(REAL(f), p, n / 2, at);
+        return hits % 2 ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+    }
+    return REAL(f)->pMethods->xWrite(REAL(f), p, n, at);
+}
+static int f_truncate(sqlite3_file *f, sqlite3_int64 n)
+{
+    return fault() ? SQLITE_IOERR_TRUNCATE : REAL(f)->pMethods->xTruncate(REAL(f), n);
+}
+static int f_sync(sqlite3_file *f, int flags)
+{
+    return fault() ? SQLITE_IOERR_FSYNC : REAL(f)->pMethods->xSync(REAL(f), flags);
+}
+static int f_size(sqlite3_file *f, sqlite3_int64 *n)
+{
+    return fault() ? SQLITE_IOERR_FSTAT : REAL(f)->pMethods->xFileSize(REAL(f), n);
+}
+static int f_lock(sqlite3_file *f, int l) { return REAL(f)->pMethods->xLock(REAL(f), l); }
+static int f_unlock(sqlite3_file *f, int l) { return REAL(f)->pMethods->xUnlock(REAL(f), l); }
+static int f_reserved(sqlite3_file *f, int *r) { return REAL(f)->pMethods->xCheckReservedLock(REAL(f), r); }
+static int f_control(sqlite3_file *f, int op, void *p) { return REAL(f)->pMethods->xFileControl(REAL(f), op, p); }
+static int f_sector(sqlite3_file *f) { return REAL(f)->pMethods->xSectorSize(REAL(f)); }
+static int f_device(sqlite3_file *f) { return REAL(f)->pMethods->xDeviceCharacteristics(REAL(f)); }
+
+static const sqlite3_io_methods bad_methods = {
+    1, f_close, f_read, f_write, f_truncate, f_sync, f_size, f_lock, f_unlock, f_reserved, f_control, f_sector, f_device,
+    NULL, NULL, NULL, NULL, NULL, NULL};
+
+static int v_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *out)
+{
+    bad_file *file = (bad_file *)f;
+    int rc;
+
+    (void)vfs;
+    file->real = (sqlite3_file *)(file + 1);
+    file->base.pMethods = NULL;
+    if (fault())
+        return SQLITE_CANTOPEN;
+    rc = real_vfs->xOpen(real_vfs, name, file->real, flags, out);
+    if (rc == SQLITE_OK)
+        file->base.pMethods = &bad_methods;
+    return rc;
+}
+
+static int v_delete(sqlite3_vfs *vfs, const char *name, int sync)
+{
+    (void)vfs;
+    return fault() ? SQLITE_IOERR_DELETE : real_vfs->xDelete(real_vfs, name, sync);
+}
+
+/* ---- the scenario ------------------------------------------------------------------------------- */
+
+static const char *extension, *path;
+
+static int run(sqlite3 *db, const char *sql)
+{
+    sqlite3_stmt *statement = NULL;
+    int rc = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
+
+    if (rc != SQLITE_OK)
+        return rc;
+    while ((rc = sqlite3_step(statement)) == SQLITE_ROW)
+        continue;
+    return sqlite3_finalize(statement);
+}
+
+static void must(sqlite3 *db, const char *sql)
+{
+    int rc = run(db, sql);
+
+    if (rc != SQLITE_OK) {
+        fprintf(stderr, "%s: %s\n", sql, sqlite3_errmsg(db));
+        exit(1);
+    }
+}
+
+static sqlite3 *open_db(void)
+{
+    sqlite3 *db = NULL;
+    char *message = NULL;
+
+    if (sqlite3_open(path, &db) != SQLITE_OK) {
+        fprintf(stderr, "cannot open %s\n", path);
+        exit(1);
+    }
+    sqlite3_enable_load_extension(db, 1);
+    if (sqlite3_load_extension(db, extension, "sqlite3_bitlm_init", &message) != SQLITE_OK) {
+        fprintf(stderr, "%s\n", message);
+        exit(1);
+    }
+    return db;
+}
+
+/* Run one after the other; the next transaction begins even where one failed. */
+static const char *const transactions[][6] = {
+    {"INSERT INTO v(rowid, code, n, s, id, a) SELECT r, c, n, s, id, a FROM more",
+     "INSERT INTO o SELECT r, c, n, s, id, a FROM more"},
+    {"DELETE FROM v WHERE n % 5 = 0", "DELETE FROM o WHERE n % 5 = 0"},
+    {"SAVEPOINT a", "UPDATE v SET n = n + 1", "ROLLBACK TO a", "UPDATE v SET s = 'new', a = 'also' WHERE n < 60",
+     "UPDATE o SET s = 'new', a = 'also' WHERE n < 60"},
+    {"INSERT OR REPLACE INTO v(rowid, code, n, s, id, a) VALUES (3, zeroblob(64), 7, 'z', 'key 9', NULL)",
+     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(64), 7, 'z', 'key 9', NULL)"},
+    {"UPDATE v SET rowid = 5000 WHERE rowid = 12", "UPDATE o SET r = 5000 WHERE r = 12"},
+    {"INSERT INTO v(v) VALUES ('optimize')"},
+};
+static const char *const queries[] = {
+    "SELECT rowid, distance, s, a FROM v WHERE code MATCH zeroblob(64) AND k = 20 AND n IN (1, 2, 3, 50) AND s = 'new'",
+    "SELECT count(*) FROM v WHERE code MATCH zeroblob(64)",
+    "SELECT id FROM v WHERE id IN ('key 3', 'key 4')",
+    "SELECT * FROM bitlm_knn('v', zeroblob(128), 4)",
+    "SELECT count(*) FROM bitlm_duplicates('v', 3)",
+    "SELECT bitlm_index_check('v')",
+    "ALTER TABLE v RENAME TO w",
+    "ALTER TABLE w RENAME TO v",
+};
+
+static void prepare(void)
+{
+    sqlite3 *db;
+
+    unlink(path);
+    db = open_db();
+    must(db, "PRAGMA synchronous=off");
+    must(db, "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a)");
+    must(db, "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)");
+    must(db, "CREATE TABLE more(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT, a)");
+    must(db, "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1200) INSERT INTO o "
+             "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g");
+    must(db, "INSERT INTO more SELECT r + 2000, c, n, s, 'more ' || r, a FROM o WHERE r <= 60");
+    must(db, "BEGIN");
+    must(db, "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o");
+    must(db, "COMMIT");
+    sqlite3_close(db);
+}
+
+/* The file that prepare made, written anew for each round. */
+static char *image;
+static long image_bytes;
+
+static void keep_file(void)
+{
+    FILE *file = fopen(path, "rb");
+
+    if (file && fseek(file, 0, SEEK_END) == 0 && (image_bytes = ftell(file)) > 0)
+        image = malloc((size_t)image_bytes);
+    if (!file || !image || fseek(file, 0, SEEK_SET) != 0 || fread(image, (size_t)image_bytes, 1, file) != 1)
+        exit(1);
+    fclose(file);
+}
+
+static void restore_file(void)
+{
+    FILE *file = fopen(path, "wb");
+    char *journal = sqlite3_mprintf("%s-journal", path);
+
+    unlink(journal);
+    sqlite3_free(journal);
+    if (!file || fwrite(image, (size_t)image_bytes, 1, file) != 1 || fclose(file) != 0)
+        exit(1);
+}
+
+static int complain(const char *what, long n, sqlite3 *db)
+{
+    fprintf(stderr, "fault %ld%s: %s (%s)\n", n, persistent ? ", persistent" : "", what, sqlite3_errmsg(db));
+    return 1;
+}
+
+static int verify(long n)
+{
+    sqlite3 *db = open_db();
+    sqlite3_stmt *statement = NULL;
+    const char *text;
+    int bad = 0;
+
+    if (sqlite3_prepare_v2(db, "SELECT bitlm_index_check(CASE WHEN EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'w') "
+                               "THEN 'w' ELSE 'v' END)", -1, &statement, NULL) != SQLITE_OK ||
+        sqlite3_step(statement) != SQLITE_ROW)
+        bad = complain("no integrity check", n, db);
+    text = bad ? NULL : (const char *)sqlite3_column_text(statement, 0);
+    if (!bad && (!text || strcmp(text, "ok") != 0))
+        bad = complain(text ? text : "NULL", n, db);
+    sqlite3_finalize(statement);
+    if (run(db, "ALTER TABLE w RENAME TO v") != SQLITE_OK)
+        bad |= 0; /* most often there is no w */
+    if (sqlite3_prepare_v2(db, "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
+                               "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, code, n, s, id, a FROM v)) + "
+                               "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))", -1, &statement, NULL) != SQLITE_OK ||
+        sqlite3_step(statement) != SQLITE_ROW)
+        bad |= complain("the tables cannot be compared", n, db);
+    else if (sqlite3_column_int(statement, 0) != 0)
+        bad |= complain("the index and the plain table differ", n, db);
+    sqlite3_finalize(statement);
+    sqlite3_close(db);
+    return bad;
+}
+
+static int expected_code(int rc)
+{
+    rc &= 0xff;
+    return rc == SQLITE_OK || rc == SQLITE_NOMEM || rc == SQLITE_IOERR || rc == SQLITE_FULL || rc == SQLITE_CANTOPEN ||
+           /* What follows from a fault before: the table is named otherwise, no transaction is open. */
+           rc == SQLITE_ERROR || rc == SQLITE_CONSTRAINT || rc == SQLITE_ABORT;
+}
+
+static int scenario(long n, int *reached)
+{
+    sqlite3 *db = open_db();
+    size_t t, i;
+    int rc, failed, bad = 0;
+
+    must(db, "PRAGMA cache_size=20");
+    must(db, "PRAGMA synchronous=normal");
+    hits = 0;
+    countdown = n;
+    armed = 1;
+    for (t = 0; t < sizeof transactions / sizeof transactions[0] && !bad; t++) {
+        failed = run(db, "BEGIN") != SQLITE_OK;
+        for (i = 0; i < 6 && transactions[t][i] && !failed; i++) {
+            rc = run(db, transactions[t][i]);
+            failed = rc != SQLITE_OK;
+            if (!expected_code(rc))
+                bad = complain(transactions[t][i], n, db);
+        }
+        if (!failed)
+            failed = run(db, "COMMIT") != SQLITE_OK;
+        if (failed && !sqlite3_get_autocommit(db))
+            run(db, "ROLLBACK");
+    }
+    for (i = 0; i < sizeof queries / sizeof queries[0] && !bad; i++) {
+        rc = run(db, queries[i]);
+        if (!expected_code(rc))
+            bad = complain(queries[i], n, db);
+    }
+    armed = 0;
+    *reached = hits > 0;
+    if (sqlite3_close(db) != SQLITE_OK)
+        bad = complain("the connection did not close", n, db);
+    return bad;
+}
+
+int main(int argc, char **argv)
+{
+    static sqlite3_vfs vfs;
+    sqlite3_mem_methods memory;
+    long n, total, step, limit, rounds = 0;
+    int bad = 0, reached;
+
+    if (argc < 4) {
+        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST]]\n");
+        return 2;
+    }
+    extension = argv[1];
+    path = argv[2];
+    limit = argc > 4 ? atol(argv[4]) : 1000000;
+    if (strcmp(argv[3], "oom") == 0) {
+        sqlite3_config(SQLITE_CONFIG_GETMALLOC, &system_memory);
+        memory = system_memory;
+        memory.xMalloc = bad_malloc;
+        memory.xRealloc = bad_realloc;
+        sqlite3_config(SQLITE_CONFIG_MALLOC, &memory);
+        memory_faults = 1;
+        sqlite3_initialize();
+    } else {
+        sqlite3_initialize();
+        real_vfs = sqlite3_vfs_find(NULL);
+        vfs = *real_vfs;
+        vfs.zName = "bad";
+        vfs.szOsFile += (int)sizeof(bad_file);
+        vfs.pNext = NULL;
+        vfs.xOpen = v_open;
+        vfs.xDelete = v_delete;
+        sqlite3_vfs_register(&vfs, 1);
+    }
+    /* How many there are: a round whose fault lies behind everything. */
+    prepare();
+    keep_file();
+    if (scenario(1000000000, &reached) || verify(0))
+        return 1;
+    total = 1000000000 - countdown;
+    step = total / limit > 0 ? total / limit : 1;
+    printf("%ld places, every %ld\n", total, step);
+    for (persistent = 0; persistent < 2 && !bad; persistent++) {
+        for (n = argc > 5 ? atol(argv[5]) : 1; n <= total && !bad; n += step) {
+            restore_file();
+            bad = scenario(n, &reached);
+            if (!bad)
+                bad = verify(n);
+            rounds++;
+        }
+    }
+    unlink(path);
+    printf("%ld rounds\n", rounds);
+    return bad;
+}
