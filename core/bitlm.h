@@ -132,6 +132,8 @@ typedef struct bitlm_options {
     int32_t on_error;        /* BITLM_ON_ERROR_*; json "raise", "null" */
     int32_t load;            /* BITLM_LOAD_*; json "auto", "mmap", "copy" */
     int32_t hidden_act;      /* BITLM_ACT_*; json "auto", "relu2", "silu": overrides the file */
+    int32_t rows;            /* 0 .. 16: the cache holds so many texts of n_ctx, up to 4096 tokens; 0: the call's own */
+    int32_t lookup;          /* 0 .. 15: tokens guessed from the text so far and checked in one step; 0: off */
     int32_t timeout_ms;      /* 0: none */
     float threshold;         /* 0; finite; binarize: a bit is value > threshold, other calls ignore it */
     uint64_t seed;           /* 0; the same seed gives the same text */
@@ -248,6 +250,7 @@ BITLM_API void bitlm_session_free(bitlm_session *session);  /* NULL is ignored *
 #define BITLM_FINISH_STOP 1     /* end-of-text token or a stop string */
 #define BITLM_FINISH_LENGTH 2   /* max_tokens */
 #define BITLM_FINISH_CONTEXT 3  /* n_ctx is full */
+#define BITLM_FINISH_REFUSED 4  /* with BITLM_GENERATE_SKIP: the prompt cannot be used */
 
 typedef struct bitlm_piece {
     uint32_t size;      /* sizeof(bitlm_piece), set by the caller */
@@ -262,13 +265,20 @@ typedef struct bitlm_piece {
 
 #define BITLM_GENERATE_CHAT 1u  /* each prompt is a JSON array of {"role","content"} messages */
 
-/* Tokenizes n prompts (n = 1 in this version, else LIMIT) and begins.  The prompt of n_ctx tokens or more is
- * LIMIT unless options->truncate.  options: all that shape sampling; threads, n_ctx and kv_type are
- * the session's. */
+#define BITLM_GENERATE_SKIP 2u  /* a prompt that is too long or malformed ends its own row, not the call */
+
+/* Tokenizes n prompts and begins; they are copied.  The prompt of n_ctx tokens or more is
+ * LIMIT unless options->truncate.  options: all that shape sampling; threads, n_ctx, kv_type and
+ * rows are the session's.
+ *
+ * Many prompts step together, up to 16 at a time as far as the session's cache has room (option
+ * rows) and the rest as places become free, so that the weights are read once for all of them;
+ * tokens that a prompt begins with like one before it are not computed again.  Each row's tokens,
+ * log probabilities and text are what a call with that prompt alone gives. */
 BITLM_API bitlm_status bitlm_generate_start(bitlm_session *session, const bitlm_text *prompts,
                                             size_t n, uint32_t flags, const bitlm_options *options,
                                             bitlm_error *error);
-/* The next token.  BITLM_DONE after every row has finished.  After CANCELED,
+/* The next token of some row: pieces of one row come in order, those of others between them.  BITLM_DONE after every row has finished.  After CANCELED,
  * TIMEOUT or any error the generation is over; start again. */
 BITLM_API bitlm_status bitlm_generate_next(bitlm_session *session, bitlm_piece *piece,
                                            bitlm_error *error);

@@ -203,3 +203,31 @@ bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t laye
     return bl_pool_run(c->pool, attention_tile, &job, job.blocks * (job.by_heads ? m->n_kv_heads : m->n_heads),
                        c->poll);
 }
+
+/* ---- a stretch of the cache for another sequence that begins alike -------------------------- */
+
+typedef struct copy_job {
+    bl_context *c;
+    int64_t from, to, n;
+} copy_job;
+
+static void copy_tile(void *arg, int64_t tile, int thread) {
+    const copy_job *job = arg;
+    bl_context *c = job->c;
+    int64_t heads = c->model->n_kv_heads;
+    head_cache from = cache_of(c, tile / heads, tile % heads, job->from);
+    head_cache to = cache_of(c, tile / heads, tile % heads, job->to);
+    size_t bytes = (size_t)(job->n * c->model->head_dim / 8 * c->kv.bits);
+    (void)thread;
+    memcpy(to.k, from.k, bytes);
+    memcpy(to.v, from.v, bytes);
+    if (from.kd) {
+        memcpy(to.kd, from.kd, (size_t)job->n * sizeof(float));
+        memcpy(to.vd, from.vd, (size_t)job->n * sizeof(float));
+    }
+}
+
+bitlm_status bl_kv_copy(bl_context *c, int64_t from, int64_t to, int64_t n) {
+    copy_job job = {c, from, to, (n + 15) / 16 * 16}; /* keys are in tiles of 16 */
+    return bl_pool_run(c->pool, copy_tile, &job, c->kv.n_layers * c->model->n_kv_heads, c->poll);
+}

@@ -89,6 +89,8 @@ int64_t bl_linear_groups(const bl_linear *l);
 /* Rotates c->q and c->k, stores c->k and c->v into the cache of `layer`, attends; the result is
  * in c->h, (n, n_heads*head_dim). */
 bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t layer);
+/* Copies the keys and values of the first n positions at base `from` to base `to`. */
+bitlm_status bl_kv_copy(bl_context *c, int64_t from, int64_t to, int64_t n);
 /* Runs fn over n items in tiles of `step` by the pool. */
 typedef void (*bl_range_fn)(void *arg, int64_t begin, int64_t end, int thread);
 bitlm_status bl_parallel(bl_context *c, bl_range_fn fn, void *arg, int64_t n, int64_t step);

@@ -117,17 +117,22 @@ static int32_t divide(bitlm_session *s, const bl_trie *trie, const visit *at, vi
 }
 
 /* Depth first: what a node leaves in the cache beyond its depth, the next one overwrites. */
-static bitlm_status walk(bitlm_session *s, const bl_trie *trie, double *probabilities, bitlm_error *error) {
-    int64_t n_prompt = s->gen.n_tokens;
+static bitlm_status walk(bitlm_session *s, const bl_ids *prompt, const bl_trie *trie, double *probabilities,
+                         bitlm_error *error) {
+    int64_t n_prompt = (int64_t)prompt->n;
+    /* Texts of one query begin alike: what the last call left is not computed again. */
+    int64_t past = bl_common_ids(prompt->data, s->tokens, BL_MIN(n_prompt - 1, s->n_cached));
     int32_t n = 0;
     visit *stack = bl_calloc(&s->alloc, (size_t)trie->n, sizeof *stack);
     bitlm_status status = BITLM_OK;
     if (!stack)
         return bl_error_nomem(error, (size_t)trie->n * sizeof *stack, "the labels");
+    memcpy(s->tokens, prompt->data, prompt->n * sizeof *s->tokens);
+    s->n_cached = past;
     stack[n++] = (visit){0, 0, 1.0};
     while (n > 0 && !status) {
         visit at = stack[--n];
-        int64_t from = at.depth ? n_prompt + at.depth - 1 : 0, count = at.depth ? 1 : n_prompt;
+        int64_t from = at.depth ? n_prompt + at.depth - 1 : past, count = at.depth ? 1 : n_prompt - past;
         if (n_prompt + at.depth > s->n_ctx) {
             status = bl_error(error, BITLM_LIMIT, "the text and its labels take more than n_ctx = %lld tokens",
                               (long long)s->n_ctx);
@@ -142,6 +147,8 @@ static bitlm_status walk(bitlm_session *s, const bl_trie *trie, double *probabil
         if (!status)
             n += divide(s, trie, &at, stack + n, probabilities);
     }
+    if (!status)
+        s->n_cached = n_prompt;
     bl_free(&s->alloc, stack);
     return status;
 }
@@ -149,6 +156,7 @@ static bitlm_status walk(bitlm_session *s, const bl_trie *trie, double *probabil
 static bitlm_status classify_by_words(bitlm_session *s, bitlm_text text, const bitlm_options *o,
                                       double *probabilities, bitlm_error *error) {
     bl_trie trie = {0};
+    bl_ids ids = {.alloc = &s->alloc};
     char *prompt = NULL;
     size_t length = 0;
     bitlm_status status = bl_session_enter(s, o->timeout_ms, error);
@@ -158,14 +166,15 @@ static bitlm_status classify_by_words(bitlm_session *s, bitlm_text text, const b
     memset(probabilities, 0, o->n_choices * sizeof *probabilities);
     status = build_prompt(s, text, o, &prompt, &length, error);
     if (!status)
-        status = bl_prompt_tokens(s, (bitlm_text){prompt, length}, s->model->chat ? BITLM_GENERATE_CHAT : 0, o, error);
+        status = bl_prompt_tokens(s, (bitlm_text){prompt, length}, s->model->chat ? BITLM_GENERATE_CHAT : 0, o, &ids,
+                                  error);
     if (!status)
         status = bl_trie_build(s->model->tokenizer, o->choices, o->n_choices, &s->alloc, &s->poll, &trie, error);
     if (!status)
-        status = walk(s, &trie, probabilities, error);
+        status = walk(s, &ids, &trie, probabilities, error);
     bl_trie_free(&trie, &s->alloc);
     bl_free(&s->alloc, prompt);
-    bl_generation_end(s);
+    bl_ids_free(&ids);
     return bl_session_leave(s, status, error);
 }
 

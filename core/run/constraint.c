@@ -217,6 +217,11 @@ bitlm_status bl_constraint_open(const bl_tokenizer *t, const bitlm_options *o, i
     return status;
 }
 
+void bl_constraint_restart(bl_constraint *c) {
+    c->node = c->started = 0;
+    memset(&c->state, 0, sizeof c->state);
+}
+
 void bl_constraint_free(bl_constraint *c) {
     if (!c)
         return;

@@ -57,6 +57,7 @@ int32_t bl_trie_child(const bl_trie *trie, int32_t node, int32_t token); /* -1: 
 bitlm_status bl_constraint_open(const bl_tokenizer *t, const bitlm_options *options, int64_t budget,
                                 const bl_alloc *alloc, bl_poll *poll, bl_constraint **constraint,
                                 bitlm_error *error);
+void bl_constraint_restart(bl_constraint *constraint); /* for another answer */
 void bl_constraint_free(bl_constraint *constraint);
 
 typedef struct bl_candidate {

@@ -117,6 +117,7 @@ bitlm_status bitlm_embed_batch(bitlm_session *s, const bitlm_text *texts, size_t
                      .row_status = row_status};
     bl_ids ids = {.alloc = &s->alloc};
     bl_generation_end(s);
+    s->n_cached = 0;
     if (s->model->pool == BL_POOL_NONE)
         status = bl_error(error, BITLM_ARG, "the model %s is a decoder: it generates, but has no embedding",
                           s->model->path);

@@ -1,8 +1,9 @@
-/* generate.c - one text generated a token at a time: tokenize, prefill, sample, detokenize, stop.
+/* generate.c - texts generated a token at a time: tokenize, step, sample, detokenize, stop.
  *
  * Pull: the host asks for the next piece, so it can stop, stream or interleave as its own
  * iteration allows.  Text leaves only when it is final: whole UTF-8 characters, and nothing that
- * may turn out to be the beginning of a stop text.  Called through bitlm.h. */
+ * may turn out to be the beginning of a stop text.  Which texts step together and where they stand
+ * in the cache is rows.c's.  Called through bitlm.h. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +11,13 @@
 #include "run/run.h"
 
 void bl_generation_end(bitlm_session *s) {
+    if (s->gen.n_rows)
+        s->n_cached = s->gen.rows[0].n_past;
+    for (int64_t i = 0; i < s->gen.n_rows; i++)
+        bl_constraint_free(s->gen.rows[i].constraint);
     bl_free(&s->alloc, s->gen.memory);
-    bl_constraint_free(s->gen.constraint);
+    bl_free(&s->alloc, s->gen.prompts);
+    bl_ids_free(&s->gen.ids);
     memset(&s->gen, 0, sizeof s->gen);
 }
 
@@ -54,27 +60,59 @@ static void truncate_ids(const bitlm_session *s, const bitlm_options *o, bl_ids 
 }
 
 bitlm_status bl_prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flags, const bitlm_options *o,
-                              bitlm_error *error) {
-    bl_ids ids = {.alloc = &s->alloc};
+                              bl_ids *ids, bitlm_error *error) {
     size_t limit = o->truncate ? 0 : (size_t)s->n_ctx - 1;
+    ids->n = 0;
     bitlm_status status = flags & BITLM_GENERATE_CHAT
-                              ? chat_tokens(s, prompt, limit, &ids, error)
+                              ? chat_tokens(s, prompt, limit, ids, error)
                               : bl_tokenize(s->model->tokenizer, prompt.data, prompt.length, BITLM_TOKENS_FRAME,
-                                            limit, &s->poll, &ids, error);
+                                            limit, &s->poll, ids, error);
     if (status == BITLM_LIMIT)
         bl_error(error, BITLM_LIMIT, "the prompt of %zu bytes has n_ctx = %lld tokens or more; shorten it, raise "
                  "n_ctx or give truncate", prompt.length, (long long)s->n_ctx);
     if (!status && o->truncate)
-        truncate_ids(s, o, &ids);
-    if (!status && ids.n == 0)
+        truncate_ids(s, o, ids);
+    if (!status && ids->n == 0)
         status = bl_error(error, BITLM_ARG, "the prompt has no tokens");
-    if (!status) {
-        memcpy(s->tokens, ids.data, ids.n * sizeof *ids.data);
-        s->gen.n_tokens = (int64_t)ids.n;
+    return status;
+}
+
+static int is_about_the_prompt(bitlm_status status) {
+    return status == BITLM_LIMIT || status == BITLM_ARG || status == BITLM_UNSUPPORTED;
+}
+
+/* All prompts' ids, one after the other. */
+static bitlm_status take_prompts(bitlm_session *s, const bitlm_text *prompts, size_t n, uint32_t flags,
+                                 const bitlm_options *o, bitlm_error *error) {
+    bl_generation *g = &s->gen;
+    bl_ids ids = {.alloc = &s->alloc};
+    bitlm_status status = BITLM_OK;
+    size_t bytes;
+    if (n > INT32_MAX)
+        return bl_error(error, BITLM_LIMIT, "%zu prompts were given, but a call takes at most 2147483647", n);
+    if (!bl_mul_size(BL_MAX(n, 1), sizeof *g->prompts, &bytes) || !(g->prompts = bl_malloc(&s->alloc, bytes)))
+        return bl_error(error, BITLM_NOMEM, "no memory for %zu prompts", n);
+    g->ids.alloc = &s->alloc;
+    for (size_t i = 0; i < n && !status; i++) {
+        bl_prompt *p = &g->prompts[i];
+        status = bl_prompt_tokens(s, prompts[i], flags, o, &ids, error);
+        if (is_about_the_prompt(status) && flags & BITLM_GENERATE_SKIP) {
+            bl_error_clear(error);
+            status = BITLM_OK;
+            ids.n = 0;
+        } else if (status && n > 1 && error && is_about_the_prompt(status)) {
+            char why[sizeof error->text];
+            memcpy(why, error->text, sizeof why);
+            bl_error(error, status, "prompt %zu: %s", i, why);
+        }
+        *p = (bl_prompt){.first = g->ids.n, .n = (int64_t)ids.n};
         /* Only a prompt that says something is continued with its space. */
-        s->gen.detok.keep_space =
-            !(flags & BITLM_GENERATE_CHAT) && ids.data[ids.n - 1] != bl_tokenizer_bos(s->model->tokenizer);
+        p->keep_space = ids.n > 0 && !(flags & BITLM_GENERATE_CHAT) &&
+                        ids.data[ids.n - 1] != bl_tokenizer_bos(s->model->tokenizer);
+        for (size_t j = 0; j < ids.n && !status; j++)
+            status = bl_ids_push(&g->ids, ids.data[j], error);
     }
+    g->n_prompts = (int64_t)n;
     bl_ids_free(&ids);
     return status;
 }
@@ -91,7 +129,7 @@ static bitlm_status keep_stops(bitlm_session *s, const bitlm_options *o, bitlm_e
     g->pending_cap = g->longest_stop + 2 * BL_DETOK_CAP(bl_tokenizer_max_bytes(s->model->tokenizer));
     for (size_t i = 0; i < o->n_choices; i++) /* a choice comes out whole */
         g->pending_cap = BL_MAX(g->pending_cap, o->choices[i].length);
-    size_t total = o->n_stop * sizeof(bitlm_text) + bytes + g->pending_cap;
+    size_t total = o->n_stop * sizeof(bitlm_text) + bytes + (size_t)g->n_rows * g->pending_cap + 1;
     g->memory = bl_malloc(&s->alloc, total);
     if (!g->memory)
         return bl_error_nomem(error, total, "the generation");
@@ -103,8 +141,22 @@ static bitlm_status keep_stops(bitlm_session *s, const bitlm_options *o, bitlm_e
         g->stop[i] = (bitlm_text){at, o->stop[i].length};
         at += o->stop[i].length;
     }
-    g->pending = at;
+    for (int64_t i = 0; i < g->n_rows; i++)
+        g->rows[i].pending = at + (size_t)i * g->pending_cap;
     return BITLM_OK;
+}
+
+/* One for each place, open to any prompt: the longest leaves the fewest tokens. */
+static bitlm_status open_constraints(bitlm_session *s, const bitlm_options *o, bitlm_error *error) {
+    bl_generation *g = &s->gen;
+    bitlm_status status = BITLM_OK;
+    int64_t longest = 0;
+    for (int64_t i = 0; i < g->n_prompts; i++)
+        longest = BL_MAX(longest, g->prompts[i].n);
+    for (int64_t i = 0; i < g->n_rows && !status; i++)
+        status = bl_constraint_open(s->model->tokenizer, o, BL_MIN((int64_t)o->max_tokens, s->n_ctx + 1 - longest),
+                                    &s->alloc, &s->poll, &g->rows[i].constraint, error);
+    return status;
 }
 
 static bitlm_status check_sampling(const bitlm_options *o, bitlm_error *error) {
@@ -119,6 +171,8 @@ static bitlm_status check_sampling(const bitlm_options *o, bitlm_error *error) {
     if (!(o->repeat_penalty > 0.0f && o->repeat_penalty <= 10.0f))
         return bl_error(error, BITLM_ARG, "repeat_penalty is %g, but must be above 0 and at most 10",
                         (double)o->repeat_penalty);
+    if (o->lookup < 0 || o->lookup >= BL_LOGIT_ROWS)
+        return bl_error(error, BITLM_ARG, "lookup is %d, but must be 0 to %d", o->lookup, BL_LOGIT_ROWS - 1);
     if (o->top_k < 0 || o->timeout_ms < 0)
         return bl_error(error, BITLM_ARG, "top_k and timeout_ms must not be negative");
     return BITLM_OK;
@@ -138,171 +192,189 @@ bitlm_status bitlm_generate_start(bitlm_session *s, const bitlm_text *prompts, s
     if (!s->model->head.data)
         status = bl_error(error, BITLM_ARG, "the model %s is an encoder: it embeds, but does not generate",
                           s->model->path);
-    else if (n != 1)
-        status = bl_error(error, BITLM_LIMIT, "%zu prompts were given, but a session takes 1", n);
     else
         status = check_sampling(options, error);
     if (!status)
-        status = keep_stops(s, options, error);
-    if (!status)
-        status = bl_prompt_tokens(s, prompts[0], flags, options, error);
-    if (!status)
-        status = bl_constraint_open(s->model->tokenizer, options,
-                                    BL_MIN((int64_t)options->max_tokens, s->n_ctx + 1 - s->gen.n_tokens), &s->alloc,
-                                    &s->poll, &s->gen.constraint, error);
-    if (status) {
-        bl_generation_end(s);
-        return bl_session_leave(s, status, error);
-    }
+        status = take_prompts(s, prompts, n, flags, options, error);
     s->gen.options = *options;
     s->gen.options.stop = s->gen.options.choices = NULL; /* the caller's memory */
     s->gen.options.json_schema = (bitlm_text){NULL, 0};
     s->gen.options.owned = NULL;
+    if (!status) {
+        bl_rows_begin(s);
+        status = keep_stops(s, options, error);
+    }
+    if (!status)
+        status = open_constraints(s, options, error);
+    if (status) {
+        bl_generation_end(s);
+        return bl_session_leave(s, status, error);
+    }
     s->gen.deadline_ns = s->poll.deadline_ns;
-    s->gen.active = 1;
+    s->gen.active = n > 0;
     return bl_session_leave(s, BITLM_OK, error);
 }
 
 /* ---- next ---------------------------------------------------------------------------------------- */
 
 /* Length of the text before the first stop text; SIZE_MAX if none is there. */
-static size_t find_stop(const bl_generation *g) {
+static size_t find_stop(const bl_generation *g, const bl_row *r) {
     size_t first = SIZE_MAX;
     for (size_t i = 0; i < g->n_stop; i++) {
         size_t n = g->stop[i].length;
-        for (size_t at = 0; at + n <= g->n_pending && at < first; at++)
-            if (memcmp(g->pending + at, g->stop[i].data, n) == 0)
+        for (size_t at = 0; at + n <= r->n_pending && at < first; at++)
+            if (memcmp(r->pending + at, g->stop[i].data, n) == 0)
                 first = at;
     }
     return first;
 }
 
 /* Bytes at the end of the pending text that may begin a stop text, back to a whole character. */
-static size_t held_back(const bl_generation *g) {
+static size_t held_back(const bl_generation *g, const bl_row *r) {
     size_t most = 0;
     for (size_t i = 0; i < g->n_stop; i++)
-        for (size_t n = BL_MIN(g->stop[i].length - 1, g->n_pending); n > most; n--)
-            if (memcmp(g->pending + g->n_pending - n, g->stop[i].data, n) == 0)
+        for (size_t n = BL_MIN(g->stop[i].length - 1, r->n_pending); n > most; n--)
+            if (memcmp(r->pending + r->n_pending - n, g->stop[i].data, n) == 0)
                 most = n;
-    while (most && most < g->n_pending && (g->pending[g->n_pending - most] & 0xC0) == 0x80)
+    while (most && most < r->n_pending && (r->pending[r->n_pending - most] & 0xC0) == 0x80)
         most++;
     return most;
 }
 
-/* The logits after all tokens so far. */
-static bitlm_status advance(bitlm_session *s) {
-    bl_generation *g = &s->gen;
-    int64_t n = g->n_tokens - g->n_past;
-    bitlm_status status = bl_session_prefill(s, s->tokens + g->n_past, n, g->n_past);
-    if (status)
-        return status;
-    g->n_past = g->n_tokens;
-    int32_t last = (int32_t)((n - 1) % s->context.max_batch);
-    return bl_forward_logits(&s->context, &last, 1, s->logits);
-}
-
-/* Tokens that the answer may still have. */
-static int64_t tokens_left(const bitlm_session *s) {
-    const bl_generation *g = &s->gen;
-    return BL_MIN(g->options.max_tokens - g->n_generated, s->n_ctx + 1 - g->n_tokens);
-}
-
-static void finish_piece(bitlm_session *s, bitlm_piece *piece, int32_t finish, size_t text_length) {
-    bl_generation *g = &s->gen;
+static void finish_piece(bl_row *r, bitlm_piece *piece, int32_t finish, size_t text_length) {
     piece->finish = finish;
-    piece->text = g->pending;
+    piece->text = r->pending;
     piece->text_length = text_length;
-    g->active = 0;
+    r->active = 0;
 }
 
 /* The answer is whole: choices give their text now, an object what is left of it. */
-static void finish_answer(bitlm_session *s, bitlm_piece *piece) {
-    bl_generation *g = &s->gen;
-    const bitlm_text *answer = bl_constraint_answer(g->constraint);
+static void finish_answer(bl_row *r, bitlm_piece *piece) {
+    const bitlm_text *answer = bl_constraint_answer(r->constraint);
     if (answer) {
-        memcpy(g->pending, answer->data, answer->length);
-        g->n_pending = answer->length;
+        memcpy(r->pending, answer->data, answer->length);
+        r->n_pending = answer->length;
     }
-    finish_piece(s, piece, BITLM_FINISH_STOP, g->n_pending);
+    finish_piece(r, piece, BITLM_FINISH_STOP, r->n_pending);
 }
 
 /* Text that may leave: none of a choice before it is certain, and not the space in front of an object. */
-static void constrained_piece(bitlm_session *s, bitlm_piece *piece, int32_t token) {
-    bl_generation *g = &s->gen;
-    int over = bl_constraint_accept(g->constraint, s->model->tokenizer, token);
-    if (!g->constraint->schema) {
-        g->n_pending = 0;
-    } else if (g->n_pending && g->pending[0] == ' ' && !g->said) {
-        memmove(g->pending, g->pending + 1, --g->n_pending);
+static void constrained_piece(bitlm_session *s, bl_row *r, bitlm_piece *piece, int32_t token) {
+    int over = bl_constraint_accept(r->constraint, s->model->tokenizer, token);
+    if (!r->constraint->schema) {
+        r->n_pending = 0;
+    } else if (r->n_pending && r->pending[0] == ' ' && !r->said) {
+        memmove(r->pending, r->pending + 1, --r->n_pending);
     }
-    g->said |= g->n_pending > 0;
+    r->said |= r->n_pending > 0;
     if (over) {
-        finish_answer(s, piece);
+        finish_answer(r, piece);
         return;
     }
-    g->n_given = g->n_pending;
-    piece->text = g->pending;
-    piece->text_length = g->n_given;
+    r->n_given = r->n_pending;
+    piece->text = r->pending;
+    piece->text_length = r->n_given;
 }
 
-static bitlm_status next_piece(bitlm_session *s, bitlm_piece *piece, bitlm_error *error) {
+/* The row's next piece, from logits that are there. */
+static bitlm_status row_piece(bitlm_session *s, bl_row *r, bitlm_piece *piece, bitlm_error *error) {
     bl_generation *g = &s->gen;
     const bl_tokenizer *t = s->model->tokenizer;
     int32_t token;
     float logprob;
-    piece->row = 0;
-    piece->n = (int32_t)g->n_generated;
-    piece->token = -1;
-    piece->finish = BITLM_FINISH_NONE;
-    piece->logprob = NAN;
-    memmove(g->pending, g->pending + g->n_given, g->n_pending - g->n_given);
-    g->n_pending -= g->n_given;
-    g->n_given = 0;
-    if (g->n_generated >= g->options.max_tokens) { /* max_tokens is 0 */
-        finish_piece(s, piece, BITLM_FINISH_LENGTH, 0);
-        return BITLM_OK;
-    }
-    bitlm_status status = advance(s);
-    if (!status)
-        status = bl_sample(s, s->tokens, g->n_tokens, (uint64_t)g->n_generated, tokens_left(s), &token, &logprob,
-                           error);
+    memmove(r->pending, r->pending + r->n_given, r->n_pending - r->n_given);
+    r->n_pending -= r->n_given;
+    r->n_given = 0;
+    int64_t left = BL_MIN(g->options.max_tokens - r->n_generated, s->n_ctx + 1 - r->n_tokens);
+    bitlm_status status = bl_sample(s, r, left, &token, &logprob, error);
     if (status)
         return status;
-    if (g->constraint && token == BL_STOP_HERE) {
-        finish_answer(s, piece);
+    if (r->constraint && token == BL_STOP_HERE) {
+        finish_answer(r, piece);
         return BITLM_OK;
     }
-    if (!g->constraint && bl_tokenizer_is_end(t, token) && !g->options.ignore_eos) {
-        g->n_pending += bl_detok_end(t, &g->detok, g->pending + g->n_pending);
-        finish_piece(s, piece, BITLM_FINISH_STOP, g->n_pending);
+    if (!r->constraint && bl_tokenizer_is_end(t, token) && !g->options.ignore_eos) {
+        r->n_pending += bl_detok_end(t, &r->detok, r->pending + r->n_pending);
+        finish_piece(r, piece, BITLM_FINISH_STOP, r->n_pending);
         return BITLM_OK;
     }
     piece->token = token;
     piece->logprob = logprob;
-    s->tokens[g->n_tokens++] = token;
-    g->n_generated++;
-    g->n_pending += bl_detok_next(t, &g->detok, token, 0, g->pending + g->n_pending);
-    if (g->constraint) {
-        constrained_piece(s, piece, token);
+    bl_row_accept(s, r, token);
+    r->n_pending += bl_detok_next(t, &r->detok, token, 0, r->pending + r->n_pending);
+    if (r->constraint) {
+        constrained_piece(s, r, piece, token);
         return BITLM_OK;
     }
-    size_t cut = find_stop(g);
+    size_t cut = find_stop(g, r);
     if (cut != SIZE_MAX) {
-        finish_piece(s, piece, BITLM_FINISH_STOP, cut);
+        finish_piece(r, piece, BITLM_FINISH_STOP, cut);
         return BITLM_OK;
     }
-    int32_t finish = g->n_generated >= g->options.max_tokens ? BITLM_FINISH_LENGTH
-                     : g->n_tokens > s->n_ctx                ? BITLM_FINISH_CONTEXT
+    int32_t finish = r->n_generated >= g->options.max_tokens ? BITLM_FINISH_LENGTH
+                     : r->n_tokens > s->n_ctx                ? BITLM_FINISH_CONTEXT
                                                              : BITLM_FINISH_NONE;
     if (finish) {
-        g->n_pending += bl_detok_end(t, &g->detok, g->pending + g->n_pending);
-        finish_piece(s, piece, finish, g->n_pending);
+        r->n_pending += bl_detok_end(t, &r->detok, r->pending + r->n_pending);
+        finish_piece(r, piece, finish, r->n_pending);
         return BITLM_OK;
     }
-    g->n_given = g->n_pending - held_back(g);
-    piece->text = g->pending;
-    piece->text_length = g->n_given;
+    r->n_given = r->n_pending - held_back(g, r);
+    piece->text = r->pending;
+    piece->text_length = r->n_given;
     return BITLM_OK;
+}
+
+static bl_row *ready_row(bl_generation *g) {
+    for (int64_t i = 0; i < g->n_rows; i++)
+        if (g->rows[i].active && g->rows[i].n_ready)
+            return &g->rows[i];
+    return NULL;
+}
+
+/* A prompt that makes nothing: refused, or max_tokens is 0.  1 if there was one. */
+static int empty_row(bl_generation *g, bitlm_piece *piece) {
+    if (g->next_prompt == g->n_prompts)
+        return 0;
+    int refused = g->prompts[g->next_prompt].n == 0;
+    if (!refused && g->options.max_tokens > 0)
+        return 0;
+    piece->row = (int32_t)g->next_prompt++;
+    piece->finish = refused ? BITLM_FINISH_REFUSED : BITLM_FINISH_LENGTH;
+    piece->text = "";
+    return 1;
+}
+
+static bitlm_status next_piece(bitlm_session *s, bitlm_piece *piece, bitlm_error *error) {
+    bl_generation *g = &s->gen;
+    bitlm_status status = BITLM_OK;
+    bl_row *r = ready_row(g);
+    piece->row = piece->n = 0;
+    piece->token = -1;
+    piece->finish = BITLM_FINISH_NONE;
+    piece->logprob = NAN;
+    piece->text_length = 0;
+    if (!r && empty_row(g, piece)) {
+        g->active = g->next_prompt < g->n_prompts;
+        for (int64_t i = 0; i < g->n_rows; i++)
+            g->active |= g->rows[i].active;
+        return BITLM_OK;
+    }
+    if (!r) {
+        status = bl_rows_step(s);
+        r = ready_row(g);
+    }
+    if (status)
+        return status;
+    piece->row = r->number;
+    piece->n = (int32_t)r->n_generated;
+    status = row_piece(s, r, piece, error);
+    if (!r->active) {
+        g->active = g->next_prompt < g->n_prompts;
+        for (int64_t i = 0; i < g->n_rows; i++)
+            g->active |= g->rows[i].active;
+    }
+    return status;
 }
 
 bitlm_status bitlm_generate_next(bitlm_session *s, bitlm_piece *piece, bitlm_error *error) {

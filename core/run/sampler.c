@@ -4,7 +4,7 @@
  * The filters keep a prefix of the tokens in order of logit (ties: lower id first), so a heap is
  * popped only as far as they reach.  Probabilities that decide anything are our own exp in
  * double, summed in that order: the same draw on every CPU.  The random number depends on (seed,
- * row, number of the token) alone.  Called by generate.c. */
+ * number of the token) alone: a text is the same whichever others are made beside it.  Called by generate.c. */
 #include <math.h>
 #include <string.h>
 
@@ -98,14 +98,16 @@ static bl_candidate best_of(const bl_candidate *c, const float *l, int64_t n) {
     return best;
 }
 
-bitlm_status bl_sample(bitlm_session *s, const int32_t *history, int64_t n_history, uint64_t counter,
-                       int64_t budget, int32_t *token, float *logprob, bitlm_error *error) {
+bitlm_status bl_sample(bitlm_session *s, const bl_row *row, int64_t budget, int32_t *token, float *logprob,
+                       bitlm_error *error) {
     const bitlm_options *o = &s->gen.options;
-    bl_constraint *constraint = s->gen.constraint;
+    bl_constraint *constraint = row->constraint;
+    const int32_t *history = row->tokens;
+    int64_t n_history = row->n_tokens;
     bl_candidate *c = s->candidates + BL_REPEAT_WINDOW;
     int64_t n = s->model->vocab_size;
     int penalized = o->repeat_penalty != 1.0f && !constraint;
-    float *l = s->logits, before_max;
+    float *l = row->logits, before_max;
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(l[i]))
             return bl_error(error, BITLM_FORMAT, "the model's arithmetic overflowed: the logit of token %lld is not "
@@ -127,7 +129,7 @@ bitlm_status bl_sample(bitlm_session *s, const int32_t *history, int64_t n_histo
         float max = chosen.logit, ignored;
         int64_t kept = n;
         int filters = o->top_k > 0 || o->top_p < 1.0f || o->min_p > 0.0f;
-        double total = 0.0, sum = 0.0, u = bl_rng_unit(o->seed, 0, counter);
+        double total = 0.0, sum = 0.0, u = bl_rng_unit(o->seed, 0, (uint64_t)row->n_generated);
         if (filters && o->top_k <= 0 && o->top_p < 1.0f) {
             if (!constraint)
                 total = (double)s->context.kernels->exp_sum(l, n, &ignored);

@@ -8,6 +8,7 @@
 #define DECODER_BATCH 256  /* tokens of a prefill step: enough to share each expanded weight panel */
 #define ENCODER_BATCH 512
 #define DEFAULT_N_CTX 4096
+#define SHARED_POSITIONS 4096  /* most that option rows makes of a cache */
 #define MIN_N_CTX 16
 
 static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch, int64_t capacity,
@@ -15,12 +16,12 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
     const bitlm_model *m = s->model;
     int32_t kv_type = m->causal ? o->kv_type : BITLM_KV_F32; /* an encoder's cache lives for one batch */
     bl_context_layout(&s->context, m, s->n_ctx, capacity, kv_type, max_batch, n_threads, arena);
-    s->tokens = bl_arena_take(arena, (size_t)s->n_ctx + 1, sizeof(int32_t));
+    s->tokens = bl_arena_take(arena, (size_t)capacity + BL_MAX_ROWS, sizeof(int32_t));
     s->batch_tokens = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
     s->batch_pos = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
     s->batch_base = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
     if (m->head.data) {
-        s->logits = bl_arena_take(arena, (size_t)m->vocab_size, sizeof(float));
+        s->logits = bl_arena_take(arena, (size_t)m->vocab_size * BL_LOGIT_ROWS, sizeof(float));
         s->candidates = bl_arena_take(arena, (size_t)m->vocab_size + BL_REPEAT_WINDOW + 1, sizeof(bl_candidate));
     }
     if (m->pool != BL_POOL_NONE) {
@@ -43,6 +44,8 @@ static bitlm_status check_options(const bitlm_model *m, const bitlm_options *o, 
     if (bl_kv_bits(o->kv_type) <= 8 && m->head_dim % 8)
         return bl_error(error, BITLM_UNSUPPORTED, "an int8 or int4 KV cache needs heads of a multiple of 8, but %s has "
                         "heads of %lld", m->path, (long long)m->head_dim);
+    if (o->rows < 0 || o->rows > BL_MAX_ROWS)
+        return bl_error(error, BITLM_ARG, "rows is %d, but must be 0 to %d", o->rows, BL_MAX_ROWS);
     if (o->threads < 0 || o->threads > 256)
         return bl_error(error, BITLM_ARG, "threads is %d, but must be 0 to 256", o->threads);
     return BITLM_OK;
@@ -77,7 +80,9 @@ bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options
     s->n_ctx = n_ctx;
     int64_t padded = (n_ctx + 15) / 16 * 16;
     int64_t max_batch = model->causal ? BL_MIN(padded, DECODER_BATCH) : BL_MAX(padded, ENCODER_BATCH);
-    int64_t capacity = model->causal ? padded : 2 * max_batch;
+    int64_t capacity = 2 * max_batch;
+    if (model->causal) /* rows share what there is; many long texts are not worth gigabytes */
+        capacity = BL_MAX(padded, BL_MIN(padded * BL_MAX(options->rows, 1), SHARED_POSITIONS));
     status = bl_pool_create(&s->alloc, n_threads, &s->pool, error);
     if (status)
         goto fail;
@@ -137,6 +142,7 @@ bitlm_status bl_session_leave(bitlm_session *s, bitlm_status status, bitlm_error
 
 bitlm_status bl_session_prefill(bitlm_session *s, const int32_t *ids, int64_t n, int64_t pos) {
     bitlm_status status = BITLM_OK;
+    s->n_cached = 0;
     for (int64_t done = 0; done < n && !status;) {
         int64_t count = BL_MIN(n - done, s->context.max_batch);
         for (int64_t i = 0; i < count; i++) {
