@@ -19,6 +19,7 @@ static const char usage[] =
     "  --json-schema SCHEMA  the answer is a flat JSON object of this schema\n"
     "  --ignore-eos          --n-ctx 0 (model's)   --kv-type f16|f32|int8|int4\n"
     "  --threads N           --timeout-ms 0        --truncate none|start|end\n"
+    "  --lookup 0 (tokens guessed from the text so far; the answer stays the same)\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n"
     "  --chat                the prompt is what a user says (models with a chat template)\n"
     "  --system TEXT         with --chat: the system message\n"
