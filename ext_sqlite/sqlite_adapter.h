@@ -44,7 +44,7 @@ typedef struct bls_session {
     struct bls_session *next;
     bitlm_model *model; /* a reference of its own: bitlm_unload may come first */
     bitlm_session *core;
-    int32_t n_ctx, kv_type, threads;
+    int32_t n_ctx, kv_type, threads, rows;
     int busy;
 } bls_session;
 
@@ -129,6 +129,7 @@ int bls_register_text(bls_state *state);   /* sqlite_text.c */
 int bls_register_codes(bls_state *state);  /* sqlite_codes.c */
 int bls_register_models(bls_state *state); /* sqlite_models.c */
 int bls_register_stream(bls_state *state); /* sqlite_stream.c */
+int bls_register_each(bls_state *state);   /* sqlite_each.c */
 int bls_register_chunk(bls_state *state);  /* sqlite_chunk.c */
 int bls_register_index(bls_state *state);  /* sqlite_index.c */
 

@@ -266,6 +266,7 @@ for limit in [64000000, 16000000, 8000000, 4000000, 2000000, 1500000, 1000000, 7
     for sql in ("SELECT bitlm_generate('Once', '{{\\"max_tokens\\":3}}')", "SELECT bitlm_embed('x', '{{}}')",
                 "SELECT bitlm_embed_f32('x')", "SELECT bitlm_tokenize('a b c')", "SELECT bitlm_detokenize('[5,6]')",
                 "SELECT * FROM bitlm_models", "SELECT piece FROM bitlm_stream('x') LIMIT 2",
+                "SELECT text FROM bitlm_generate_each('[\\"x\\", null, \\"y\\"]', '{{\\"max_tokens\\":2}}')",
                 "SELECT chunk FROM bitlm_chunk('a b c d e', 2, 1)", "SELECT bitlm_model_id()",
                 "SELECT bitlm_binarize(zeroblob(400))", "SELECT bitlm_hamming(x'00', x'11')"):
         try:

@@ -113,7 +113,7 @@ def test_noload_ceilings(strangers):
                            ('{"timeout_ms":10001}', ("timeout_ms is 10001", "at most 10000")),
                            ('{"threads":2}', ("threads is 2", "at most 1"))]:
         for sql in ("SELECT bitlm_generate('x', ?)", "SELECT bitlm_embed('x', ?)",
-                    "SELECT * FROM bitlm_stream('x', ?)"):
+                    "SELECT * FROM bitlm_stream('x', ?)", "SELECT * FROM bitlm_generate_each('[]', ?)"):
             with pytest.raises(sqlite3.DatabaseError) as caught:
                 strangers.execute(sql, (options,)).fetchall()
             assert caught.value.sqlite_errorcode == sqlite3.SQLITE_TOOBIG

@@ -56,6 +56,8 @@ def interrupted_after(connection, delay, sql, *parameters):
     ("generate, decode", "SELECT bitlm_generate(?, ?)", "x"),
     ("stream, prefill", "SELECT * FROM bitlm_stream(?, ?)", PREFILL),
     ("stream, decode", "SELECT * FROM bitlm_stream(?, ?)", "x"),
+    ("each, prefill", "SELECT * FROM bitlm_generate_each(json_array(?1, ?1), ?2)", PREFILL),
+    ("each, decode", "SELECT * FROM bitlm_generate_each(json_array(?1, ?1, 'y'), ?2)", "x"),
 ], ids=lambda v: v if v[0] in "gs" else "")
 def test_interrupt(shared, what, sql, prompt):
     seconds = [interrupted_after(shared, 0.15 + 0.037 * i, sql, prompt, SLOW) for i in range(TRIES)]
