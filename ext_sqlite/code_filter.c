@@ -213,30 +213,65 @@ static void rowid_bits(const bls_filter *filter, const bls_image *image, uint64_
     }
 }
 
-/* Bits of `n` <= 64 numbers inside [first, first + span). */
+/* 64 bytes of 0 or 1 to 64 bits: the multiplication gathers eight bytes' low bits in the top byte. */
+static uint64_t pack(const uint8_t *flags)
+{
+    uint64_t word = 0, eight;
+    int i;
+
+    for (i = 0; i < 8; i++) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        int j;
+        for (eight = 0, j = 0; j < 8; j++)
+            eight |= (uint64_t)flags[8 * i + j] << (8 * j);
+#else
+        memcpy(&eight, flags + 8 * i, 8);
+#endif
+        word |= (eight * 0x0102040810204080u >> 56) << (8 * i);
+    }
+    return word;
+}
+
+/* Bits of 64 numbers inside [first, first + span).  A constant count lets the compiler use vectors. */
 #define RANGE_WORD(type)                                                                           \
-    static uint64_t range_word_##type(const uint8_t *numbers, uint32_t n, uint32_t first,         \
-                                      uint32_t span)                                               \
+    static uint64_t range_word_##type(const uint8_t *numbers, type first, type span)              \
     {                                                                                              \
-        uint64_t word = 0;                                                                         \
-        uint32_t i;                                                                                \
-        type number;                                                                               \
-        for (i = 0; i < n; i++) {                                                                  \
-            memcpy(&number, numbers + (size_t)i * sizeof number, sizeof number);                   \
-            word |= (uint64_t)((uint32_t)number - first < span) << i;                              \
-        }                                                                                          \
-        return word;                                                                               \
+        type number[64];                                                                           \
+        uint8_t flags[64];                                                                         \
+        int i;                                                                                     \
+        memcpy(number, numbers, sizeof number);                                                    \
+        for (i = 0; i < 64; i++)                                                                   \
+            flags[i] = (type)(number[i] - first) < span;                                           \
+        return pack(flags);                                                                        \
     }
 RANGE_WORD(uint8_t)
 RANGE_WORD(uint16_t)
 RANGE_WORD(uint32_t)
 
+static uint64_t range_word(const bls_image *image, const bls_image_column *column, uint32_t row, uint32_t first,
+                           uint32_t span)
+{
+    const uint8_t *numbers = column->numbers + (size_t)row * column->width;
+    uint8_t tail[64 * 4];
+
+    if (image->n - row < 64) { /* bits past the end are and-ed with 0 */
+        memset(tail, 0, sizeof tail);
+        memcpy(tail, numbers, (size_t)(image->n - row) * column->width);
+        numbers = tail;
+    }
+    switch (column->width) {
+    case 1: return range_word_uint8_t(numbers, (uint8_t)first, (uint8_t)span);
+    case 2: return range_word_uint16_t(numbers, (uint16_t)first, (uint16_t)span);
+    default: return range_word_uint32_t(numbers, first, span);
+    }
+}
+
 /* Keeps the rows whose number is in [first, end), or is not if `invert`. */
 static void keep_range(const bls_image *image, const bls_image_column *column, uint32_t first,
                        uint32_t end, int invert, uint64_t *bits)
 {
-    uint64_t flip = invert ? ~(uint64_t)0 : 0, word;
-    uint32_t row, n;
+    uint64_t flip = invert ? ~(uint64_t)0 : 0;
+    uint32_t row;
     size_t words = BLS_FILTER_WORDS(image->n);
 
     if (first >= end || (first == 0 && end == column->n_entries)) {
@@ -245,27 +280,20 @@ static void keep_range(const bls_image *image, const bls_image_column *column, u
         return;
     }
     for (row = 0; row < image->n; row += 64) {
-        if (!bits[row / 64])
-            continue;
-        n = image->n - row < 64 ? image->n - row : 64;
-        if (column->width == 1)
-            word = range_word_uint8_t(column->numbers + row, n, first, end - first);
-        else if (column->width == 2)
-            word = range_word_uint16_t(column->numbers + 2 * (size_t)row, n, first, end - first);
-        else
-            word = range_word_uint32_t(column->numbers + 4 * (size_t)row, n, first, end - first);
-        bits[row / 64] &= word ^ flip;
+        if (bits[row / 64])
+            bits[row / 64] &= range_word(image, column, row, first, end - first) ^ flip;
     }
 }
 
 static void keep_set(const bls_image *image, const bls_image_column *column, const bls_filter_term *term,
                      uint64_t *bits)
 {
-    uint64_t wanted[BLS_FILTER_WORDS(BLS_IMAGE_MOST_ROWS)];
-    uint32_t i, row, from, number, n_wanted = 0, last = 0;
+    uint8_t wanted[BLS_IMAGE_MOST_ROWS]; /* by dictionary number */
+    uint8_t flags[64];
+    uint32_t i, row, n, from, n_wanted = 0, last = 0;
     bls_cell entry;
 
-    memset(wanted, 0, BLS_FILTER_WORDS(column->n_entries) * sizeof *wanted);
+    memset(wanted, 0, column->n_entries);
     /* Walk the shorter list, search in the longer one. */
     if (term->n_cells <= column->n_entries) {
         for (i = 0; i < term->n_cells; i++) {
@@ -274,9 +302,8 @@ static void keep_set(const bls_image *image, const bls_image_column *column, con
                 bls_image_entry(column, from, &entry);
                 if (bls_cell_compare(&entry, &term->cells[i]) != 0)
                     break;
-                if (!(wanted[from / 64] >> (from % 64) & 1))
-                    n_wanted++;
-                wanted[from / 64] |= (uint64_t)1 << (from % 64);
+                n_wanted += !wanted[from];
+                wanted[from] = 1;
                 last = from;
             }
         }
@@ -284,31 +311,38 @@ static void keep_set(const bls_image *image, const bls_image_column *column, con
         for (i = 0; i < column->n_entries; i++) {
             bls_image_entry(column, i, &entry);
             if (bsearch(&entry, term->cells, term->n_cells, sizeof *term->cells, compare_cells)) {
-                wanted[i / 64] |= (uint64_t)1 << (i % 64);
+                wanted[i] = 1;
                 n_wanted++;
                 last = i;
             }
         }
     }
     if (n_wanted <= 1 || n_wanted == column->n_entries) {
-        keep_range(image, column, n_wanted == 1 ? last : 0,
-                   n_wanted == 1 ? last + 1 : n_wanted, 0, bits);
+        keep_range(image, column, n_wanted == 1 ? last : 0, n_wanted == 1 ? last + 1 : n_wanted, 0, bits);
         return;
     }
-    for (row = 0; row < image->n; row++) {
-        number = bls_image_number(column, row);
-        if (!(wanted[number / 64] >> (number % 64) & 1))
-            bits[row / 64] &= ~((uint64_t)1 << (row % 64));
+    for (row = 0; row < image->n; row += 64) {
+        if (!bits[row / 64])
+            continue;
+        n = image->n - row < 64 ? image->n - row : 64;
+        memset(flags, 0, sizeof flags);
+        if (column->width == 1) {
+            for (i = 0; i < n; i++)
+                flags[i] = wanted[column->numbers[row + i]];
+        } else {
+            for (i = 0; i < n; i++)
+                flags[i] = wanted[bls_image_number(column, row + i)];
+        }
+        bits[row / 64] &= pack(flags);
     }
 }
 
 static void keep_term(const bls_image *image, const bls_filter_term *term, uint64_t *bits)
 {
     const bls_image_column *column = &image->columns[term->column];
-    const bls_cell null = {0};
     const bls_cell *cell = &term->cells[0];
     uint32_t first = 0, end = column->n_entries;
-    uint32_t start = bls_image_bound(column, &null, 1); /* behind NULL */
+    uint32_t start = column->tags[0] == BLS_CELL_NULL; /* behind NULL */
 
     switch (term->op) {
     case BLS_FILTER_IN: keep_set(image, column, term, bits); return;

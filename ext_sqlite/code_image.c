@@ -236,6 +236,7 @@ static int place(bls_image *image)
         if (column->width > 4 || column->width == 3)
             return 0;
         column->tags = bytes + at;
+        column->integers = 0;
         at += pad8(column->n_entries);
         column->slots = bytes + at;
         at += (uint64_t)column->n_entries * 8;
@@ -308,6 +309,19 @@ static int rowids_ascend(const bls_image *image)
     return 1;
 }
 
+/* After place and, for strange bytes, after every tag was checked. */
+static void note_integers(bls_image *image)
+{
+    uint32_t i, j, others;
+
+    for (i = 0; i < image->n_columns; i++) {
+        bls_image_column *column = &image->columns[i];
+        for (j = 0, others = 0; j < column->n_entries; j++)
+            others |= column->tags[j] ^ BLS_CELL_INTEGER;
+        column->integers = others == 0;
+    }
+}
+
 int bls_image_check(bls_image *image, uint32_t code_bytes, uint32_t n_columns, int64_t base,
                     uint64_t stamp, const char **what)
 {
@@ -350,7 +364,10 @@ int bls_image_check(bls_image *image, uint32_t code_bytes, uint32_t n_columns, i
         if (!column_is_sound(image, &image->columns[i]))
             *what = "a column's dictionary is malformed";
     }
-    return *what ? SQLITE_CORRUPT_VTAB : SQLITE_OK;
+    if (*what)
+        return SQLITE_CORRUPT_VTAB;
+    note_integers(image);
+    return SQLITE_OK;
 }
 
 int64_t bls_image_rowid(const bls_image *image, uint32_t row)
@@ -419,6 +436,18 @@ uint32_t bls_image_bound(const bls_image_column *column, const bls_cell *cell, i
     bls_cell entry;
     int order;
 
+    if (column->integers && cell->tag == BLS_CELL_INTEGER) { /* the usual one, several times as fast */
+        while (low < high) {
+            int64_t value;
+            middle = low + (high - low) / 2;
+            value = (int64_t)get64(column->slots + 8 * (size_t)middle);
+            if (value < cell->as.integer || (after && value == cell->as.integer))
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        return low;
+    }
     while (low < high) {
         middle = low + (high - low) / 2;
         bls_image_entry(column, middle, &entry);
@@ -821,6 +850,7 @@ bls_image *bls_draft_seal(bls_draft *draft, int64_t base)
     image->rowid_width = width;
     image->base = base;
     (void)place(image);
+    note_integers(image);
 end:
     sqlite3_free(items);
     sqlite3_free(numbers);

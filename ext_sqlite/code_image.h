@@ -53,6 +53,7 @@ void bls_cell_result(sqlite3_context *context, const bls_cell *cell); /* copies 
 
 typedef struct bls_image_column {
     uint32_t n_entries;    /* of the dictionary, ascending */
+    uint32_t integers;     /* 1: every entry is an INTEGER */
     uint32_t width;        /* bytes of a row's number: 0 (all are entry 0), 1, 2, 4 */
     const uint8_t *tags;   /* (n_entries) */
     const uint8_t *slots;  /* (n_entries) 8 bytes: integer, real, or heap offset and length */
