@@ -127,7 +127,7 @@ int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, si
     int64_t first, last;
     bls_image *image;
     uint32_t n;
-    int rc = SQLITE_OK;
+    int rc = SQLITE_OK, pinned;
 
     memset(n_hits, 0, search->n_queries * sizeof *n_hits);
     if (search->k == 0)
@@ -141,7 +141,7 @@ int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, si
             if (!bls_filter_may_touch(search->filter, first, last))
                 continue;
         }
-        rc = bls_store_block(search->store, block, &image);
+        rc = bls_store_peek(search->store, block, &image, &pinned);
         if (rc != SQLITE_OK)
             goto end;
         if (!image)
@@ -151,7 +151,8 @@ int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, si
             scan(search, image, block, n, search->queries + q * search->code_bytes, hits + q * search->k, &n_hits[q],
                  s);
         unpolled += image->length * search->n_queries;
-        bls_image_release(image);
+        if (pinned)
+            bls_image_release(image);
         if (unpolled > POLL_BYTES) {
             unpolled = 0;
             if (bls_poll(state)) {

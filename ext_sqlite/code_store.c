@@ -21,7 +21,7 @@
 #include <xxhash.h>
 
 #define BLOCK_BYTES 49152u          /* codes of a full block */
-#define MOST_DRAFT_BYTES 33554432u  /* then a flush */
+#define MOST_DRAFT_BYTES 67108864u  /* then a flush */
 #define FULL_DRAFT_BYTES 786432u    /* a draft with so much text is full */
 
 enum { SELECT_STAMP, SELECT_DIRECTORY, WRITE_BLOCK, DELETE_BLOCK, WRITE_STAMP, N_STATEMENTS };
@@ -586,6 +586,13 @@ static int image_of(bls_store *store, size_t block, bls_image **image)
 int bls_store_block(bls_store *store, size_t block, bls_image **image)
 {
     return image_of(store, block, image);
+}
+
+int bls_store_peek(bls_store *store, size_t block, bls_image **image, int *pinned)
+{
+    *image = store->entries[block].image;
+    *pinned = *image == NULL;
+    return *image ? SQLITE_OK : image_of(store, block, image);
 }
 
 int bls_store_find(bls_store *store, int64_t rowid, bls_image **image, uint32_t *row)

@@ -21,7 +21,7 @@
  *    them at once.  xSync calls bls_store_flush, xSavepoint bls_store_savepoint, xRollbackTo
  *    bls_store_rollback_to, xRollback bls_store_rollback.  (A flush that fails keeps the drafts: when
  *    xSavepoint fails, SQLite calls xRollbackTo with the same number, and the statements before must
- *    not lose their rows.)  The store flushes by itself past 32 MiB of drafts.
+ *    not lose their rows.)  The store flushes by itself past 64 MiB of drafts.
  *  - A failed call leaves no half-made row.
  *  - bls_store_block(i) pins the image of block i, 0 <= i < bls_store_blocks; the
  *    caller releases it with bls_image_release.  *image is NULL for a block whose
@@ -80,6 +80,9 @@ uint64_t bls_store_rows(const bls_store *store);
  * numbers compares it. */
 uint64_t bls_store_version(const bls_store *store);
 int bls_store_block(bls_store *store, size_t block, bls_image **image);
+/* The same without a pin where the store keeps the image anyway: *pinned says whether the caller
+ * releases it.  Good until the next write, begin or rollback. */
+int bls_store_peek(bls_store *store, size_t block, bls_image **image, int *pinned);
 /* The block whose range holds rowid (0 if rowid is below all; the count of blocks must not be 0). */
 size_t bls_store_block_of(const bls_store *store, int64_t rowid);
 /* Rowids that block may hold: [*first, *last]. */

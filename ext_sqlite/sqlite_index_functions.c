@@ -13,6 +13,10 @@
 
 #include <string.h>
 
+#include "search/codes.h"
+
+#define POLL_BYTES 4000000u
+
 /* ---- finding a table --------------------------------------------------------------------- */
 
 typedef struct use {
@@ -155,10 +159,12 @@ typedef struct function_cursor {
     bls_hit *hits;
     size_t *n_hits;
     size_t n_queries, k, query, at;
-    /* bitlm_duplicates: the pair is row i of block a and row j of block b */
+    /* bitlm_duplicates: the pair is row i of block a and row_b of block b, the j-th of those near i */
     bls_image *a, *b;
     size_t block_a, block_b;
-    uint32_t i, j, most;
+    uint32_t i, row_b, most, room;
+    int64_t j, found; /* found: -1 before row i was compared */
+    uint32_t *rows, *distances; /* (room) each, one block of memory */
     uint64_t version, distance, unpolled;
 } function_cursor;
 
@@ -243,6 +249,9 @@ static void function_clear(function_cursor *cursor)
     bls_image_release(cursor->b);
     sqlite3_free(cursor->hits);
     sqlite3_free(cursor->n_hits);
+    sqlite3_free(cursor->rows);
+    cursor->rows = NULL;
+    cursor->room = 0;
     leave(&cursor->u);
     cursor->a = cursor->b = NULL;
     cursor->hits = NULL;
@@ -290,8 +299,8 @@ static bitlm_status knn_start(function_cursor *cursor, sqlite3_value **argv, int
         k = (int64_t)bls_store_rows(table->store);
     if (k == 0 || length == 0)
         return BITLM_OK;
-    if (length / bytes > 50000000 / (uint64_t)k)
-        return bls_error(call, BITLM_LIMIT, "%lld queries times k = %lld are more than 50000000 results",
+    if (length / bytes > 5000000 / (uint64_t)k)
+        return bls_error(call, BITLM_LIMIT, "%lld queries times k = %lld are more than 5000000 results",
                          (sqlite3_int64)(length / bytes), (sqlite3_int64)k);
     search.queries = sqlite3_value_blob(argv[1]);
     search.n_queries = cursor->n_queries = length / bytes;
@@ -331,22 +340,36 @@ static int pairs_on(function_cursor *cursor)
                 if (rc != SQLITE_OK)
                     return rc;
                 cursor->i = 0;
-                cursor->j = cursor->block_b == cursor->block_a ? 1 : 0;
-            }
-            while (cursor->b && cursor->i < cursor->a->n) {
-                const uint8_t *code = cursor->a->codes + cursor->i * bytes;
-                while (cursor->j < cursor->b->n) {
-                    cursor->distance = bitlm_hamming(code, cursor->b->codes + cursor->j++ * bytes, bytes);
-                    if (cursor->distance <= cursor->most)
-                        return SQLITE_OK;
+                cursor->found = -1;
+                if (cursor->b && cursor->b->n > cursor->room) {
+                    sqlite3_free(cursor->rows);
+                    cursor->room = 0;
+                    cursor->rows = sqlite3_malloc64(2 * sizeof *cursor->rows * (uint64_t)cursor->b->n);
+                    if (!cursor->rows)
+                        return SQLITE_NOMEM;
+                    cursor->room = cursor->b->n;
+                    cursor->distances = cursor->rows + cursor->room;
                 }
-                cursor->i++;
-                cursor->j = cursor->block_b == cursor->block_a ? cursor->i + 1 : 0;
-                cursor->unpolled += (uint64_t)cursor->b->n * bytes;
-                if (cursor->unpolled > 4000000) {
-                    cursor->unpolled = 0;
-                    if (bls_poll(cursor->call.state))
-                        return SQLITE_INTERRUPT;
+            }
+            for (; cursor->b && cursor->i < cursor->a->n; cursor->i++, cursor->found = -1) {
+                /* In its own block a row is compared with those behind it. */
+                uint32_t from = cursor->block_b == cursor->block_a ? cursor->i + 1 : 0;
+                if (cursor->found < 0) {
+                    cursor->j = 0;
+                    cursor->found = bl_codes_below(cursor->a->codes + cursor->i * bytes, cursor->b->codes + from * bytes,
+                                                   cursor->b->n - from, (int64_t)bytes, cursor->most + 1, cursor->rows,
+                                                   cursor->distances);
+                    cursor->unpolled += (uint64_t)cursor->b->n * bytes;
+                    if (cursor->unpolled > POLL_BYTES) {
+                        cursor->unpolled = 0;
+                        if (bls_poll(cursor->call.state))
+                            return SQLITE_INTERRUPT;
+                    }
+                }
+                if (cursor->j < cursor->found) {
+                    cursor->row_b = from + cursor->rows[cursor->j];
+                    cursor->distance = cursor->distances[cursor->j++];
+                    return SQLITE_OK;
                 }
             }
             bls_image_release(cursor->b);
@@ -437,7 +460,7 @@ static int function_column(sqlite3_vtab_cursor *base, sqlite3_context *context, 
                                                         : (sqlite3_int64)hit->distance);
     } else if (column < 3) {
         sqlite3_result_int64(context, column == 0   ? bls_image_rowid(cursor->a, cursor->i)
-                                      : column == 1 ? bls_image_rowid(cursor->b, cursor->j - 1)
+                                      : column == 1 ? bls_image_rowid(cursor->b, cursor->row_b)
                                                     : (sqlite3_int64)cursor->distance);
     }
     return SQLITE_OK;

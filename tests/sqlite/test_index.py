@@ -387,3 +387,29 @@ def test_in_a_view_and_a_trigger_of_an_untrusted_schema(db):
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("INSERT INTO notes VALUES (5, ?), (6, ?)", (code_of(1), code_of(0)))
     assert db.execute("SELECT * FROM near").fetchall() == [(6, 0), (5, 1)]
+
+
+def test_or_is_checked_after_the_search(filled):
+    """SQLite could make one search for each side; the k rows are those of one search."""
+    db, rows = filled
+    query = rows[3][1]
+    got = db.execute("SELECT rowid, distance FROM v WHERE code MATCH ? AND k = 50 AND (lang = 'de' OR year = 2000)",
+                     (query,)).fetchall()
+    near = {r for r, _ in brute(rows, query, 50)}
+    assert got == brute(rows, query, 50, lambda r: r[0] in near and (r[2] == "de" or r[3] == 2000))
+    got = db.execute("SELECT rowid, distance FROM v WHERE code MATCH ? AND (lang = 'de' OR year = 2000) ORDER BY distance "
+                     "LIMIT 50", (query,)).fetchall()
+    assert got == brute(rows, query, 50, lambda r: r[2] == "de" or r[3] == 2000)
+
+
+@pytest.mark.parametrize("bits", [8, 72, 384, 1000, 2048, 16384])
+def test_lengths(db, bits):
+    rng = random.Random(bits)
+    db.execute("CREATE VIRTUAL TABLE v USING bitlm_index(bits=%d, cache_mb=0)" % bits)
+    codes = [rng.randbytes(bits // 8) for _ in range(300)]
+    db.executemany("INSERT INTO v(code) VALUES (?)", [(c,) for c in codes])
+    query = rng.randbytes(bits // 8)
+    expected = sorted((distance(query, c), i + 1) for i, c in enumerate(codes))[:20]
+    got = db.execute("SELECT distance, rowid FROM v WHERE code MATCH ? AND k = 20", (query,)).fetchall()
+    assert got == expected
+    assert db.execute("SELECT code FROM v").fetchall() == [(c,) for c in codes]
