@@ -1,6 +1,6 @@
 """bitlm_index with failing memory and failing files (fault_index.c says how).
 
-BITLM_FAULTS  places tried of each kind (20; 0: all of them, for the long proof)
+BITLM_FAULTS  places tried of each kind (8; 0: all of them, for the long proof)
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 from conftest import EXTENSION, ROOT
 
 PROGRAM = os.environ.get("BITLM_FAULT_INDEX", str(ROOT / "build" / "meson" / "tests" / "fault_index"))
-FAULTS = int(os.environ.get("BITLM_FAULTS", "20")) or 10**9
+FAULTS = int(os.environ.get("BITLM_FAULTS", "8")) or 10**9
 
 
 @pytest.mark.parametrize("kind", ["oom", "io"])
