@@ -16,6 +16,8 @@ static void widen(bl_context *c, const bl_linear *l) {
         return;
     c->act_width = BL_MAX(c->act_width, l->kind == BL_LINEAR_GROUP ? l->k * l->n_terms : l->k);
     c->max_groups = BL_MAX(c->max_groups, bl_linear_groups(l));
+    if (l->norm_in)
+        c->normed_width = BL_MAX(c->normed_width, l->k);
 }
 
 void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int64_t capacity,
@@ -30,11 +32,15 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     c->max_batch = max_batch;
     c->score_len = (max_seq + 15) / 16 * 16;
     c->act_width = c->max_groups = 1;
+    c->normed_width = 0;
     for (int64_t i = 0; i < m->n_layers; i++) {
         const bl_layer *l = &m->layers[i];
-        const bl_linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        const bl_linear *all[] = {&l->q,  &l->k,    &l->v,      &l->o,           &l->gate,
+                                  &l->up, &l->down, &l->router, &l->shared_router};
         for (size_t j = 0; j < BL_COUNT(all); j++)
             widen(c, all[j]);
+        for (int64_t j = 0; j < 3 * m->n_experts; j++)
+            widen(c, &l->experts[j]);
     }
     widen(c, &m->head);
     widen(c, &m->pool_proj);
@@ -65,6 +71,16 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     c->xs = bl_arena_take(arena, batch, (size_t)c->max_groups * sizeof(float));
     c->xsum = bl_arena_take(arena, batch, (size_t)c->max_groups * sizeof(int32_t));
     c->factor = bl_arena_take(arena, batch, 3 * sizeof(float));
+    c->normed = bl_arena_take(arena, batch, (size_t)c->normed_width * sizeof(float));
+    if (m->n_experts) {
+        size_t used = (size_t)m->n_experts_used;
+        c->router = bl_arena_take(arena, batch, (size_t)m->n_experts * sizeof(float));
+        c->route_experts = bl_arena_take(arena, batch, used * sizeof(int32_t));
+        c->route_weights = bl_arena_take(arena, batch, used * sizeof(float));
+        c->gathered = bl_arena_take(arena, batch, hidden * sizeof(float));
+        c->members = bl_arena_take(arena, batch, sizeof(int32_t));
+        c->member_weights = bl_arena_take(arena, batch, sizeof(float));
+    }
     c->cs = bl_arena_take(arena, batch, (size_t)(m->n_rot / 2) * sizeof(float));
     c->sn = bl_arena_take(arena, batch, (size_t)(m->n_rot / 2) * sizeof(float));
     c->scores = bl_arena_take(arena, threads, 8 * (size_t)c->score_len * sizeof(float));
@@ -124,8 +140,8 @@ static void embed_range(void *arg, int64_t begin, int64_t end, int thread) {
         for (int64_t i = 0; i < half; i++) {
             double s, co;
             bl_sincos((double)job->batch->pos[t] * m->rope_freq[i], &s, &co);
-            c->cs[t * half + i] = (float)co;
-            c->sn[t * half + i] = (float)s;
+            c->cs[t * half + i] = (float)(co * m->rope_scale);
+            c->sn[t * half + i] = (float)(s * m->rope_scale);
         }
     }
 }
@@ -160,6 +176,11 @@ static void act_range(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
+bitlm_status bl_act_rows(bl_context *c, int64_t n, int64_t width, const float *sub_norm) {
+    row_job job = {.c = c, .weight = sub_norm, .width = width};
+    return bl_parallel(c, act_range, &job, n, 8);
+}
+
 static bitlm_status norm_rows(bl_context *c, const float *in, const float *weight, int64_t n, int64_t width,
                               float *out) {
     row_job job = {.c = c, .in = in, .weight = weight, .out = out, .width = width};
@@ -171,7 +192,7 @@ static bitlm_status add_rows(bl_context *c, float *x, const float *y, int64_t n,
     return bl_parallel(c, add_range, &job, n, 16);
 }
 
-static bitlm_status linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y) {
+bitlm_status bl_linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y) {
     return bl_linear_run(c, &l, 1, x, l->k, n, &y, &l->n);
 }
 
@@ -191,7 +212,7 @@ static bitlm_status attention_block(bl_context *c, const bl_batch *b, int64_t in
     if (!status && l->attn_sub_norm)
         status = norm_rows(c, c->h, l->attn_sub_norm, b->n, m->n_heads * m->head_dim, c->h);
     if (!status)
-        status = linear_one(c, &l->o, c->h, b->n, c->y);
+        status = bl_linear_one(c, &l->o, c->h, b->n, c->y);
     return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
 }
 
@@ -201,14 +222,15 @@ static bitlm_status ffn_block(bl_context *c, const bl_batch *b, int64_t index) {
     const bl_linear *gate_up[] = {&l->gate, &l->up};
     float *out[] = {c->gate, c->up};
     int64_t ld[] = {m->ffn_size, m->ffn_size};
-    row_job act = {.c = c, .weight = l->ffn_sub_norm, .width = m->ffn_size};
     bitlm_status status = norm_rows(c, c->x, l->ffn_norm, b->n, m->hidden_size, c->h);
+    if (!status && l->experts)
+        return bl_moe_run(c, l, b->n);
     if (!status)
         status = bl_linear_run(c, gate_up, 2, c->h, m->hidden_size, b->n, out, ld);
     if (!status)
-        status = bl_parallel(c, act_range, &act, b->n, 8);
+        status = bl_act_rows(c, b->n, m->ffn_size, l->ffn_sub_norm);
     if (!status)
-        status = linear_one(c, &l->down, c->gate, b->n, c->y);
+        status = bl_linear_one(c, &l->down, c->gate, b->n, c->y);
     return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
 }
 
@@ -235,7 +257,7 @@ bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_row
         else
             memcpy(h, x, (size_t)m->hidden_size * sizeof(float));
     }
-    return linear_one(c, &m->head, c->h, n_rows, logits);
+    return bl_linear_one(c, &m->head, c->h, n_rows, logits);
 }
 
 bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq, float *out) {
@@ -244,17 +266,22 @@ bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq,
     bitlm_status status = BITLM_OK;
     for (int64_t s = 0; s < n_seq; s++) {
         float *mean = c->h + s * width;
-        float count = (float)(first[s + 1] - first[s]);
+        int64_t begin = m->pool == BL_POOL_LAST ? first[s + 1] - 1 : first[s];
+        int64_t end = m->pool == BL_POOL_CLS ? first[s] + 1 : first[s + 1];
         memset(mean, 0, (size_t)width * sizeof(float));
-        for (int64_t t = first[s]; t < first[s + 1]; t++)
-            c->kernels->add(mean, c->x + t * width, width);
-        for (int64_t i = 0; i < width; i++)
-            mean[i] /= count;
+        for (int64_t t = begin; t < end; t++) {
+            float *x = c->x + t * width;
+            if (m->output_norm)
+                c->kernels->rmsnorm(x, m->output_norm, width, m->norm_eps, x);
+            c->kernels->add(mean, x, width);
+        }
+        for (int64_t i = 0; i < width && end - begin > 1; i++)
+            mean[i] /= (float)(end - begin);
         if (m->pool_norm)
             c->kernels->rmsnorm(mean, m->pool_norm, width, m->norm_eps, mean);
     }
     if (m->pool_proj.data)
-        status = linear_one(c, &m->pool_proj, c->h, n_seq, out);
+        status = bl_linear_one(c, &m->pool_proj, c->h, n_seq, out);
     else
         memcpy(out, c->h, (size_t)(n_seq * width) * sizeof(float));
     for (int64_t s = 0; s < n_seq && !status; s++) {

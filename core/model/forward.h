@@ -32,6 +32,7 @@ typedef struct bl_context {
     int64_t score_len;             /* floats of one score row: max_seq rounded to 16 */
     int64_t act_width;             /* widest input of a linear layer */
     int64_t max_groups;            /* most activation scales a token needs */
+    int64_t normed_width;          /* widest input that a layer normalises for itself */
     /* (max_batch, …) scratch */
     float *x;                      /* residual stream (hidden_size) */
     float *h;                      /* normalised input, attention output (max(hidden, heads*dim)) */
@@ -42,6 +43,13 @@ typedef struct bl_context {
     float *xs;                     /* its scales: 1 or k/group a token */
     int32_t *xsum;                 /* its sums, likewise */
     float *factor;                 /* (3, max_batch) scale of y per token, for up to 3 layers */
+    float *normed;                 /* input of a layer with a norm of its own (widest such k) */
+    float *router;                 /* experts: (n_experts) probabilities */
+    int32_t *route_experts;        /* (n_experts_used) chosen, likeliest first */
+    float *route_weights;          /* (n_experts_used) */
+    float *gathered;               /* (hidden_size) inputs of one expert's tokens */
+    int32_t *members;              /* (1) those tokens */
+    float *member_weights;         /* (1) */
     float *cs, *sn;                /* RoPE table of this batch (max_batch, n_rot/2) */
     float *scores;                 /* (n_threads, 8, score_len) */
     int8_t *q8;                    /* int8 and int4 KV: q in int8 (max_batch, n_heads*head_dim) */
@@ -84,6 +92,12 @@ bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq,
 bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers,
                            const float *x, int64_t ldx, int64_t n, float *const *y,
                            const int64_t *ldy);
+/* The same for one layer, its input and output dense. */
+bitlm_status bl_linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y);
+/* c->gate = act(c->gate) * c->up for n rows of `width`, then RMSNorm by sub_norm unless NULL. */
+bitlm_status bl_act_rows(bl_context *c, int64_t n, int64_t width, const float *sub_norm);
+/* The experts of layer l over n rows of c->h; adds to c->x. */
+bitlm_status bl_moe_run(bl_context *c, const bl_layer *l, int64_t n);
 /* Activation scales a token needs for this layer; 0 for an absent one. */
 int64_t bl_linear_groups(const bl_linear *l);
 /* Rotates c->q and c->k, stores c->k and c->v into the cache of `layer`, attends; the result is

@@ -130,8 +130,24 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
 }
 
 static int same_input(const bl_linear *a, const bl_linear *b) {
-    return a->kind == b->kind && a->k == b->k && a->group == b->group && a->per_token == b->per_token &&
+    return !a->norm_in && !b->norm_in && a->kind == b->kind && a->k == b->k && a->group == b->group && a->per_token == b->per_token &&
            a->n_terms == b->n_terms;
+}
+
+typedef struct norm_job {
+    bl_context *c;
+    const bl_linear *layer;
+    const float *x;
+    int64_t ldx;
+} norm_job;
+
+static void norm_input(void *arg, int64_t begin, int64_t end, int thread) {
+    const norm_job *job = arg;
+    const bl_linear *l = job->layer;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++)
+        job->c->kernels->rmsnorm(job->x + t * job->ldx, l->norm_in, l->k, job->c->model->norm_eps,
+                                 job->c->normed + t * l->k);
 }
 
 static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
@@ -139,6 +155,14 @@ static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int
     linear_job job = {.c = c, .x = x, .ldx = ldx, .n_tok = n, .n_layers = n_layers};
     int64_t n_max = 0;
     int widest = 0;
+    if (layers[0]->norm_in) { /* alone in its group */
+        norm_job norm = {c, layers[0], x, ldx};
+        bitlm_status status = bl_parallel(c, norm_input, &norm, n, 8);
+        if (status)
+            return status;
+        job.x = x = c->normed;
+        job.ldx = ldx = layers[0]->k;
+    }
     if (layers[0]->kind != BL_LINEAR_FLOAT) {
         quant_job quant = {c, layers[0], x, ldx};
         bitlm_status status = bl_parallel(c, quant_range, &quant, n, 8);

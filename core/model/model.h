@@ -16,7 +16,9 @@
 #define BL_ROPE_ADJACENT 2  /* pairs (2i, 2i+1) */
 
 #define BL_POOL_NONE 0
-#define BL_POOL_MEAN 1  /* GGUF pooling_type 1 */
+#define BL_POOL_MEAN 1  /* GGUF's numbers of pooling_type */
+#define BL_POOL_CLS 2   /* the first token */
+#define BL_POOL_LAST 3  /* the last token */
 
 typedef struct bl_arch {
     const char *name;          /* general.architecture */
@@ -32,6 +34,9 @@ typedef struct bl_arch {
     uint8_t ask_activation;    /* files of this name disagree: decide from what the file says */
     int32_t pool;              /* default of pooling_type: BL_POOL_* */
     uint8_t pool_proj;         /* pool_norm and pool_proj follow the pooling */
+    uint8_t pool_key;          /* pooling_type makes a decoder of this name an embedder as well */
+    uint8_t experts;           /* the feed-forward blocks are experts behind a router */
+    uint8_t expert_norm;       /* default of expert_weights_norm: the chosen weights sum to 1 */
 } bl_arch;
 
 const bl_arch *bl_arch_find(const char *name, size_t length);
@@ -55,6 +60,7 @@ typedef struct bl_linear {
     int64_t k, n;        /* inputs, outputs */
     float scale;         /* TERNARY: the tensor's scale (times .scale if present) */
     const float *bias;   /* (n) or NULL */
+    const float *norm_in; /* (k) RMSNorm of the input, or NULL */
 } bl_linear;
 
 typedef struct bl_layer {
@@ -62,7 +68,9 @@ typedef struct bl_layer {
     const float *attn_sub_norm;                  /* (n_heads*head_dim) or NULL */
     const float *ffn_sub_norm;                   /* (ffn_size) or NULL */
     const float *q_norm, *k_norm;                /* (head_dim) or NULL */
-    bl_linear q, k, v, o, gate, up, down;
+    bl_linear q, k, v, o, gate, up, down;        /* with experts: gate, up, down of the shared one, if any */
+    bl_linear router, shared_router;             /* (hidden) -> n_experts; -> 1 */
+    bl_linear *experts;                          /* (n_experts, 3): gate, up, down */
 } bl_layer;
 
 struct bitlm_model {
@@ -81,9 +89,13 @@ struct bitlm_model {
     char weight_type[16];
     int64_t vocab_size, context_length, hidden_size, n_layers, n_heads, n_kv_heads, head_dim,
         ffn_size, n_rot, embedding_size;   /* embedding_size: values of a pooled embedding, 0: none */
+    int64_t n_experts, n_experts_used;  /* 0: none */
+    int32_t expert_norm;           /* the weights of the chosen experts sum to expert_scale */
+    float expert_scale;
     float norm_eps;
     double rope_base;
     double *rope_freq;             /* (n_rot/2) radians per position */
+    double rope_scale;             /* of cosines and sines (yarn), else 1 */
     int32_t causal, pool, per_token;
     uint64_t n_parameters;
     const bl_tensor *token_embd;

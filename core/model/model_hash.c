@@ -51,7 +51,7 @@ static void add_codes(hasher *h, int32_t type, const uint8_t *row, int64_t k) {
 
 static bitlm_status add_ternary(hasher *h, const bl_tensor *t) {
     const bl_tensor_type *type = bl_tensor_type_find(t->type);
-    int64_t k = (int64_t)t->dims[0], n = (int64_t)t->dims[1], row_bytes = bl_row_bytes(t->type, k);
+    int64_t k = (int64_t)t->dims[0], n = (int64_t)(t->dims[1] * t->dims[2]), row_bytes = bl_row_bytes(t->type, k);
     int tail = t->type == BL_TYPE_I2_S; /* one scale behind the codes, else one a block */
     float last = 0.0f;
     for (int64_t r = 0; r < n; r++) {
@@ -136,6 +136,13 @@ static void add_shape(hasher *h) {
     for (size_t i = 0; i < BL_COUNT(shape); i++)
         add_u64(h, (uint64_t)shape[i]);
     add_f32(h, m->norm_eps);
+    if (m->n_experts) {
+        add_u64(h, (uint64_t)m->n_experts_used);
+        add_u64(h, (uint64_t)m->expert_norm);
+        add_f32(h, m->expert_scale);
+    }
+    if (m->rope_scale != 1.0)
+        add_f32(h, (float)m->rope_scale);
     for (int64_t i = 0; i < m->n_rot / 2; i++) {
         uint64_t bits;
         memcpy(&bits, &m->rope_freq[i], sizeof bits);

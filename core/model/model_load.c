@@ -15,6 +15,7 @@
 #define MAX_HIDDEN 65536
 #define MAX_FFN (1 << 20)
 #define MAX_LAYERS 1024
+#define MAX_EXPERTS 1024
 #define MAX_HEADS 1024
 #define MAX_VOCAB (1 << 22)
 #define MAX_CONTEXT (1 << 24)
@@ -26,6 +27,7 @@ typedef struct loader {
     uint64_t used;         /* tensors taken */
     bl_arena arena;        /* measured, then filled */
     int filling;
+    int64_t expert_ffn, shared_ffn; /* inner sizes of the experts; 0: no shared one */
 } loader;
 
 #define FAIL(ld, status, ...) bl_error((ld)->error, status, __VA_ARGS__)
@@ -69,6 +71,38 @@ static bitlm_status key_float(loader *ld, const char *suffix, double lo, double 
     return BITLM_OK;
 }
 
+/* The shape of the experts; ffn_size becomes the widest of their inner sizes. */
+static bitlm_status read_experts(loader *ld) {
+    bitlm_model *m = ld->m;
+    char key[160];
+    double scale = 1.0;
+    int64_t own = 0, shared = 0, gating = 1;
+    bitlm_status s = key_int(ld, "expert_count", 2, MAX_EXPERTS, -1, &m->n_experts);
+    if (!s)
+        s = key_int(ld, "expert_used_count", 1, m->n_experts, -1, &m->n_experts_used);
+    if (!s)
+        s = key_int(ld, "expert_feed_forward_length", 1, MAX_FFN, m->ffn_size, &own);
+    if (!s)
+        s = key_int(ld, "expert_shared_feed_forward_length", 0, MAX_FFN, 0, &shared);
+    if (!s)
+        s = key_int(ld, "expert_gating_func", 0, 100, 1, &gating);
+    if (!s)
+        s = key_float(ld, "expert_weights_scale", 0.0, 1e6, 1.0, &scale);
+    if (s)
+        return s;
+    if (gating > 1)
+        return FAIL(ld, BITLM_UNSUPPORTED, "expert_gating_func %lld is not supported: only 1 (softmax) is",
+                    (long long)gating);
+    m->expert_norm = m->arch->expert_norm;
+    if (bl_gguf_bool(m->gguf, arch_key(ld, "expert_weights_norm", key, sizeof key), &m->expert_norm) < 0)
+        return FAIL(ld, BITLM_FORMAT, "the key %s must be true or false", key);
+    m->expert_scale = scale > 0.0 ? (float)scale : 1.0f; /* 0 stands for none */
+    m->ffn_size = BL_MAX(own, shared);
+    ld->expert_ffn = own;
+    ld->shared_ffn = shared;
+    return BITLM_OK;
+}
+
 static bitlm_status read_shape(loader *ld) {
     bitlm_model *m = ld->m;
     double eps, base;
@@ -107,7 +141,7 @@ static bitlm_status read_shape(loader *ld) {
                     (long long)m->n_rot, (long long)m->head_dim);
     m->norm_eps = (float)eps;
     m->rope_base = base;
-    return BITLM_OK;
+    return m->arch->experts ? read_experts(ld) : BITLM_OK;
 }
 
 static bitlm_status read_modes(loader *ld) {
@@ -124,11 +158,14 @@ static bitlm_status read_modes(loader *ld) {
     bitlm_status s = key_int(ld, "pooling_type", 0, 100, pool, &pool);
     if (s)
         return s;
-    if (m->arch->pool == BL_POOL_NONE)
+    if (m->arch->pool == BL_POOL_NONE && !m->arch->pool_key)
         pool = BL_POOL_NONE;
-    else if (pool != BL_POOL_MEAN)
-        return FAIL(ld, BITLM_UNSUPPORTED, "pooling_type %lld is not supported for %s: only 1 (mean) is",
-                    (long long)pool, ld->arch);
+    else if (pool > (m->arch->pool_key ? BL_POOL_LAST : BL_POOL_MEAN) || (m->arch->pool && pool != BL_POOL_MEAN))
+        return FAIL(ld, BITLM_UNSUPPORTED, "pooling_type %lld is not supported for %s: only %s", (long long)pool,
+                    ld->arch, m->arch->pool_key ? "1 (mean), 2 (first) and 3 (last) are" : "1 (mean) is");
+    if (m->arch->pool_key && pool && m->embedding_size != m->hidden_size)
+        return FAIL(ld, BITLM_UNSUPPORTED, "embedding_length_out %lld differs from embedding_length %lld, which bitlm does "
+                    "not run for %s", (long long)m->embedding_size, (long long)m->hidden_size, ld->arch);
     m->pool = (int32_t)pool;
     if (m->pool == BL_POOL_NONE)
         m->embedding_size = 0;
@@ -299,7 +336,23 @@ static bitlm_status fill_linear(loader *ld, const bl_tensor *t, int64_t k, int64
     return BITLM_OK;
 }
 
-/* prefix + name + ".weight", with its optional ".bias" and ".scale". */
+/* Expert number `expert` of a tensor of n_experts matrices. */
+static bitlm_status fill_expert(loader *ld, const bl_tensor *t, int64_t expert, int64_t k, int64_t n, bl_linear *l) {
+    int64_t n_experts = ld->m->n_experts;
+    if (t->dims[2] != (uint64_t)n_experts)
+        return FAIL(ld, BITLM_FORMAT, "tensor %.60s holds %llu experts, but expert_count is %lld", t->name,
+                    (unsigned long long)t->dims[2], (long long)n_experts);
+    if (t->type == BL_TYPE_I2_S)
+        return FAIL(ld, BITLM_UNSUPPORTED, "tensor %.60s holds experts in I2_S, which has one scale for all of them; "
+                    "TQ2_0 and TQ1_0 work", t->name);
+    bl_tensor one = *t;
+    one.dims[2] = 1;
+    one.bytes = t->bytes / (uint64_t)n_experts;
+    one.data = t->data + (uint64_t)expert * one.bytes;
+    return fill_linear(ld, &one, k, n, l);
+}
+
+/* prefix + name + ".weight", with its optional ".bias" and ".scale" and the norm of its input. */
 static bitlm_status load_linear(loader *ld, const char *prefix, const char *name, int64_t k, int64_t n,
                                 int required, bl_linear *l) {
     char full[160], part[80];
@@ -319,6 +372,39 @@ static bitlm_status load_linear(loader *ld, const char *prefix, const char *name
     s = load_vector(ld, prefix, part, 1, 0, &scale);
     if (!s && scale)
         l->scale *= *scale;
+    snprintf(part, sizeof part, "%s_norm_in.weight", name);
+    return s ? s : load_vector(ld, prefix, part, k, 0, &l->norm_in);
+}
+
+static bitlm_status load_experts(loader *ld, const char *p, bl_layer *l) {
+    static const char *const names[] = {"ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"};
+    const bitlm_model *m = ld->m;
+    int64_t hidden = m->hidden_size, own = ld->expert_ffn, shared = ld->shared_ffn;
+    bl_linear *experts = bl_arena_take(&ld->arena, (size_t)m->n_experts * 3, sizeof *experts);
+    bitlm_status s = load_linear(ld, p, "ffn_gate_inp", hidden, m->n_experts, 1, &l->router);
+    if (ld->filling)
+        memset(experts, 0, (size_t)m->n_experts * 3 * sizeof *experts);
+    for (int i = 0; i < 3 && !s; i++) {
+        char full[160];
+        const bl_tensor *t = take(ld, p, names[i], full, sizeof full);
+        if (!t)
+            return FAIL(ld, BITLM_FORMAT, "the tensor %s is missing", full);
+        for (int64_t e = 0; e < m->n_experts && !s; e++) {
+            bl_linear spare = {0};
+            s = fill_expert(ld, t, e, i == 2 ? own : hidden, i == 2 ? hidden : own,
+                            ld->filling ? &experts[e * 3 + i] : &spare);
+        }
+    }
+    l->experts = experts;
+    if (!s && shared) {
+        s = load_linear(ld, p, "ffn_gate_inp_shexp", hidden, 1, 0, &l->shared_router);
+        if (!s)
+            s = load_linear(ld, p, "ffn_gate_shexp", hidden, shared, 1, &l->gate);
+        if (!s)
+            s = load_linear(ld, p, "ffn_up_shexp", hidden, shared, 1, &l->up);
+        if (!s)
+            s = load_linear(ld, p, "ffn_down_shexp", shared, hidden, 1, &l->down);
+    }
     return s;
 }
 
@@ -348,6 +434,8 @@ static bitlm_status load_layer(loader *ld, int64_t index, bl_layer *l) {
         s = load_linear(ld, p, "attn_v", hidden, kv, 1, &l->v);
     if (!s)
         s = load_linear(ld, p, "attn_output", attn, hidden, 1, &l->o);
+    if (!s && m->n_experts)
+        return load_experts(ld, p, l);
     if (!s)
         s = load_linear(ld, p, "ffn_gate", hidden, m->ffn_size, 1, &l->gate);
     if (!s)
@@ -355,24 +443,74 @@ static bitlm_status load_layer(loader *ld, int64_t index, bl_layer *l) {
     return s ? s : load_linear(ld, p, "ffn_down", m->ffn_size, hidden, 1, &l->down);
 }
 
+/* How positions beyond the trained context are pressed into it. */
+typedef struct rope_scaling {
+    double factor;             /* 1: not at all */
+    int yarn;
+    double low, high;          /* yarn: pairs below low keep their frequency, from high on it is divided */
+} rope_scaling;
+
+/* Yarn (Peng et al. 2023), as llama.cpp and transformers have it: cosines and sines are scaled too. */
+static bitlm_status read_yarn(loader *ld, rope_scaling *r) {
+    bitlm_model *m = ld->m;
+    double original, fast, slow, attn, ext, log_multiplier;
+    const double two_pi = 6.283185307179586;
+    bitlm_status s = key_float(ld, "rope.scaling.original_context_length", 1, MAX_CONTEXT, (double)m->context_length,
+                               &original);
+    if (!s)
+        s = key_float(ld, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32.0, &fast);
+    if (!s)
+        s = key_float(ld, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1.0, &slow);
+    if (!s)
+        s = key_float(ld, "rope.scaling.attn_factor", 1e-3, 1e3, 1.0, &attn);
+    if (!s)
+        s = key_float(ld, "rope.scaling.yarn_ext_factor", -1.0, 1.0, 1.0, &ext);
+    if (!s)
+        s = key_float(ld, "rope.scaling.yarn_log_multiplier", 0.0, 1e3, 0.0, &log_multiplier);
+    if (s)
+        return s;
+    if ((ext >= 0.0 && ext != 1.0) || log_multiplier != 0.0)
+        return FAIL(ld, BITLM_UNSUPPORTED, "yarn_ext_factor other than 1 and yarn_log_multiplier are not supported");
+    double per_octave = (double)m->n_rot / (2.0 * bl_log(m->rope_base));
+    r->yarn = 1;
+    r->low = floor(BL_MAX(0.0, per_octave * bl_log(original / (fast * two_pi))));
+    r->high = ceil(BL_MIN((double)m->n_rot - 1.0, per_octave * bl_log(original / (slow * two_pi))));
+    m->rope_scale = attn * (r->factor > 1.0 ? 1.0 + 0.1 * bl_log(r->factor) : 1.0);
+    return BITLM_OK;
+}
+
+static bitlm_status read_rope_scaling(loader *ld, rope_scaling *r) {
+    char key[160], shown[40];
+    bitlm_text type = {"none", 4};
+    ld->m->rope_scale = 1.0;
+    if (bl_gguf_string(ld->m->gguf, arch_key(ld, "rope.scaling.type", key, sizeof key), &type) < 0)
+        return FAIL(ld, BITLM_FORMAT, "the key %s must be a text", key);
+    if (text_is(type, "none") || type.length == 0)
+        return BITLM_OK;
+    if (!text_is(type, "linear") && !text_is(type, "yarn"))
+        return FAIL(ld, BITLM_UNSUPPORTED, "%s is '%s': bitlm knows none, linear and yarn (and the factors of "
+                    "rope_freqs.weight)", key, bl_show(shown, sizeof shown, type.data, type.length));
+    bitlm_status s = key_float(ld, "rope.scaling.factor", 1e-3, 1e6, 1.0, &r->factor);
+    return s || text_is(type, "linear") ? s : read_yarn(ld, r);
+}
+
+/* Radians per position of pair i, before the file's own factors. */
+static double scaled_frequency(const rope_scaling *r, double frequency, int64_t i) {
+    if (!r->yarn)
+        return frequency / r->factor;
+    double kept = 1.0 - ((double)i - r->low) / BL_MAX(0.001, r->high - r->low);
+    kept = BL_MIN(BL_MAX(kept, 0.0), 1.0);
+    return frequency / r->factor * (1.0 - kept) + frequency * kept;
+}
+
 static bitlm_status load_rope(loader *ld) {
     bitlm_model *m = ld->m;
     int64_t half = m->n_rot / 2;
-    char key[160], shown[40];
-    double factor = 1.0;
-    bitlm_text type = {"none", 4};
-    if (bl_gguf_string(m->gguf, arch_key(ld, "rope.scaling.type", key, sizeof key), &type) < 0)
-        return FAIL(ld, BITLM_FORMAT, "the key %s must be a text", key);
-    if (text_is(type, "linear")) {
-        bitlm_status s = key_float(ld, "rope.scaling.factor", 1e-3, 1e6, 1.0, &factor);
-        if (s)
-            return s;
-    } else if (!text_is(type, "none") && type.length) {
-        return FAIL(ld, BITLM_UNSUPPORTED, "%s is '%s': bitlm knows none and linear", key,
-                    bl_show(shown, sizeof shown, type.data, type.length));
-    }
+    rope_scaling scaling = {.factor = 1.0};
     const float *factors = NULL;
-    bitlm_status s = load_vector(ld, "", "rope_freqs.weight", half, 0, &factors);
+    bitlm_status s = read_rope_scaling(ld, &scaling);
+    if (!s)
+        s = load_vector(ld, "", "rope_freqs.weight", half, 0, &factors);
     if (s)
         return s;
     m->rope_freq = bl_arena_take(&ld->arena, (size_t)half, sizeof(double));
@@ -380,13 +518,10 @@ static bitlm_status load_rope(loader *ld) {
         return BITLM_OK;
     double step = bl_log(m->rope_base) * 2.0 / (double)m->n_rot;
     for (int64_t i = 0; i < half; i++) {
-        m->rope_freq[i] = bl_exp(-step * (double)i) / factor;
-        if (factors) {
-            if (!(factors[i] > 0.0f))
-                return FAIL(ld, BITLM_FORMAT, "value %lld of rope_freqs.weight is %g, but must be positive",
-                            (long long)i, (double)factors[i]);
-            m->rope_freq[i] /= (double)factors[i];
-        }
+        if (factors && !(factors[i] > 0.0f))
+            return FAIL(ld, BITLM_FORMAT, "value %lld of rope_freqs.weight is %g, but must be positive", (long long)i,
+                        (double)factors[i]);
+        m->rope_freq[i] = scaled_frequency(&scaling, bl_exp(-step * (double)i) / (factors ? (double)factors[i] : 1.0), i);
     }
     return BITLM_OK;
 }
@@ -434,7 +569,12 @@ static bitlm_status load_tensors(loader *ld) {
 static bitlm_status refuse_unused(loader *ld) {
     static const char *const in_layer[] = {"attn_norm", "attn_sub_norm", "attn_q_norm", "attn_k_norm",
                                            "ffn_norm", "ffn_sub_norm", "attn_q",
-                                           "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+                                           "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+                                           "attn_q_norm_in", "attn_k_norm_in", "attn_v_norm_in",
+                                           "attn_output_norm_in", "ffn_gate_norm_in", "ffn_up_norm_in",
+                                           "ffn_down_norm_in", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps",
+                                           "ffn_down_exps", "ffn_gate_inp_shexp", "ffn_gate_shexp", "ffn_up_shexp",
+                                           "ffn_down_shexp"};
     static const char *const outside[] = {"token_embd.weight", "output_norm.weight", "output.weight", "output.bias",
                                           "output.scale", "rope_freqs.weight", "pool_norm.weight",
                                           "pool_proj.weight", "pool_proj.bias", "pool_proj.scale"};
@@ -464,7 +604,7 @@ static void summarize(bitlm_model *m) {
     snprintf(m->weight_type, sizeof m->weight_type, "?");
     for (uint64_t i = 0; i < bl_gguf_n_tensors(m->gguf); i++) {
         const bl_tensor *t = bl_gguf_tensor_at(m->gguf, i);
-        uint64_t n = t->dims[0] * t->dims[1];
+        uint64_t n = t->dims[0] * t->dims[1] * t->dims[2];
         m->n_parameters += n;
         if (t == m->token_embd || t->dims[1] == 1 || t->type < 0 || t->type >= 64)
             continue;
@@ -501,6 +641,9 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
         s = read_modes(&ld);
     /* TriLM's ternary layers were trained with float activations. */
     m->per_token = m->arch->per_token && !name_has(&ld, "TriLM");
+    /* Norms of the inputs are how BitNet layers were put into a model of another name. */
+    if (bl_gguf_tensor(m->gguf, "blk.0.attn_q_norm_in.weight"))
+        m->per_token = 1;
     if (!s)
         s = choose_activation(&ld);
     if (!s)

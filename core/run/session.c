@@ -79,10 +79,11 @@ bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options
     bitlm_model_retain(model);
     s->n_ctx = n_ctx;
     int64_t padded = (n_ctx + 15) / 16 * 16;
-    int64_t max_batch = model->causal ? BL_MIN(padded, DECODER_BATCH) : BL_MAX(padded, ENCODER_BATCH);
-    int64_t capacity = 2 * max_batch;
+    /* A text that is pooled goes through in one pass. */
+    int64_t max_batch = model->pool == BL_POOL_NONE ? BL_MIN(padded, DECODER_BATCH) : BL_MAX(padded, ENCODER_BATCH);
+    int64_t capacity = model->pool == BL_POOL_NONE ? padded : 2 * max_batch;
     if (model->causal) /* rows share what there is; many long texts are not worth gigabytes */
-        capacity = BL_MAX(padded, BL_MIN(padded * BL_MAX(options->rows, 1), SHARED_POSITIONS));
+        capacity = BL_MAX(capacity, BL_MIN(padded * BL_MAX(options->rows, 1), SHARED_POSITIONS));
     status = bl_pool_create(&s->alloc, n_threads, &s->pool, error);
     if (status)
         goto fail;

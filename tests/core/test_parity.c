@@ -217,7 +217,8 @@ START_TEST(tiny_models) {
 }
 END_TEST
 
-static const char *const families[] = {"llama", "qwen2", "qwen3"};
+static const char *const families[] = {"llama",  "qwen2", "qwen3",    "llama3",
+                                       "linear", "yarn",  "qwen3moe", "qwen2moe"};
 
 /* F16 weights and a float cache on our side, float64 on theirs: nothing is quantized. */
 START_TEST(tiny_families) {
@@ -242,6 +243,36 @@ START_TEST(tiny_families) {
 }
 END_TEST
 
+/* Norms on the inputs of linear layers, the last token's vector: BitNet-embedding's graph. */
+START_TEST(tiny_embedder) {
+    static const bitlm_text text = {"a letter about tax", 18};
+    size_t size;
+    float *want = load_file("tiny/tiny-embed.logits.f32", &size), got[64];
+    ck_assert_uint_eq(size, sizeof got);
+    char *path = unpack("tiny/tiny-embed.gguf.xz");
+    bitlm_model *m = open_model(path, NULL);
+    bitlm_session *s = open_session(m, "{\"kv_type\":\"f32\",\"n_ctx\":64}");
+    bitlm_error e = {.size = sizeof e};
+    ck_assert_msg(bitlm_embed_batch(s, &text, 1, BITLM_EMBED_F32, NULL, got, sizeof got, NULL, &e) == BITLM_OK, "%s", e.text);
+    double delta = max_difference(got, want, 64);
+    printf("tiny embed against transformers: max |delta| %.2g\n", delta);
+    ck_assert_double_le(delta, 1e-5);
+    bitlm_text many[40];
+    float *all = malloc(40 * sizeof got);
+    for (int i = 0; i < 40; i++)
+        many[i] = i % 2 ? text : (bitlm_text){"something else, long enough to matter", (size_t)i};
+    ck_assert_int_eq(bitlm_embed_batch(s, many, 40, BITLM_EMBED_F32, NULL, all, sizeof got, NULL, &e), BITLM_OK);
+    for (int i = 1; i < 40; i += 2)
+        ck_assert_mem_eq(all + i * 64, got, sizeof got);
+    free(all);
+    free(want);
+    bitlm_session_free(s);
+    bitlm_model_free(m);
+    remove(path);
+    free(path);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("parity");
     TCase *c = tcase_create("reference");
@@ -251,6 +282,7 @@ int main(void) {
     tcase_add_test(c, embed_vectors_and_codes);
     tcase_add_loop_test(c, tiny_models, 0, (int)(sizeof tiny_types / sizeof *tiny_types));
     tcase_add_loop_test(c, tiny_families, 0, (int)(sizeof families / sizeof *families));
+    tcase_add_test(c, tiny_embedder);
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }
