@@ -121,10 +121,13 @@ static void print_model(const bitlm_model *m, const bitlm_model_info *info) {
         printf(" (%lld KV heads)", (long long)m->n_kv_heads);
     printf(" of %lld, FFN %lld, context %d tokens\n", (long long)m->head_dim,
            (long long)m->ffn_size, info->context_length);
+    if (m->n_experts)
+        printf("experts       %lld, %lld for a token%s\n", (long long)m->n_experts, (long long)m->n_experts_used,
+               m->n_layers && m->layers[0].gate.data ? ", and a shared one" : "");
     printf("activation    %s: %s\n", info->activation == BITLM_ACT_RELU2 ? "ReLU2" : "SiLU",
            info->activation_why);
     printf("vocabulary    %d tokens, %s\n", info->vocab_size,
-           kinds[kind >= 0 && kind <= 2 ? kind : 0]);
+           kinds[kind >= 0 && kind < (int)BL_COUNT(kinds) ? kind : 0]);
     printf("layers are    mostly %s, run by the %s kernels\n", info->weight_type,
            m->kernels->name);
 }

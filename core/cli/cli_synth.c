@@ -10,9 +10,9 @@
 
 static const char usage[] =
     "usage: bitlm synth [options] FILE\n"
-    "  --shape SHAPE          tiny, 100m, 700m, bitnet-2b4t or 7b (default: tiny)\n"
+    "  --shape SHAPE          tiny, 100m, 700m, bitnet-2b4t, 7b or moe-tiny (default: tiny)\n"
     "  --type TYPE            of the layers: i2_s, tq1_0, tq2_0, q1_0, q8_0, f16, bf16, f32\n"
-    "                         (default: i2_s)\n"
+    "                         (default: i2_s; tq2_0 for moe-tiny)\n"
     "  --embedding-type TYPE  of the embedding, which is also the head (default: f16)\n"
     "  --seed N               equal seeds give equal files (default: 0)\n"
     "The weights are random: the text that comes out says nothing.\n";
@@ -30,8 +30,8 @@ static int find_type(const char *flag, const char *name, int32_t *type) {
 
 int bl_cli_synth(int argc, char **argv, int first) {
     int status, percent = -1;
-    const char *shape = "tiny", *type_name = "i2_s", *embedding_name = "f16";
-    int32_t type, embedding;
+    const char *shape = "tiny", *type_name = NULL, *embedding_name = "f16";
+    int32_t type = -1, embedding;
     bl_cli_line line;
     const bl_cli_flag flags[] = {{"shape", &shape, NULL},
                                  {"type", &type_name, NULL},
@@ -49,7 +49,7 @@ int bl_cli_synth(int argc, char **argv, int first) {
         status = bl_cli_usage("synth writes one file, but got %d names", line.n_arguments);
         goto fail;
     }
-    status = find_type("type", type_name, &type);
+    status = type_name ? find_type("type", type_name, &type) : BL_CLI_OK;
     if (status == BL_CLI_OK)
         status = find_type("embedding-type", embedding_name, &embedding);
     if (status != BL_CLI_OK)

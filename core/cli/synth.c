@@ -1,6 +1,6 @@
 /* synth.c - writes a GGUF file of a known shape with random ternary weights.
  *
- * The model is a BitNet b1.58 (ReLU², sub-norms, tied embedding) with trits of one
+ * The model is a BitNet b1.58 (ReLU², sub-norms, tied embedding), or a Qwen3 mixture of experts, with trits of one
  * third each and the scale that keeps activations at unit size; embeddings and
  * norms are normal deviates.  Random numbers come from a counter (core/base/rng.h)
  * through integer arithmetic, so a seed names the same bytes on every machine, and
@@ -17,25 +17,26 @@
 #include "file/gguf.h"
 #include "quant/quant.h"
 
-#define ARCH "bitnet-b1.58"
 #define PANEL 262144 /* weights made between two polls: about 1 ms */
 
 typedef struct shape {
     const char *name;
     uint32_t hidden, layers, heads, kv_heads, ffn, vocab, context;
     float theta;
+    uint32_t experts, used; /* 0: a dense model */
 } shape;
 
 static const shape shapes[] = {
-    {"tiny", 256, 2, 4, 2, 768, 512, 512, 10000.0f},
-    {"100m", 768, 12, 12, 12, 2048, 32000, 2048, 10000.0f},
-    {"700m", 1536, 24, 16, 16, 4096, 32002, 2048, 10000.0f},
-    {"bitnet-2b4t", 2560, 30, 20, 5, 6912, 128256, 4096, 500000.0f},
-    {"7b", 4096, 32, 32, 8, 11008, 32000, 4096, 10000.0f},
+    {"tiny", 256, 2, 4, 2, 768, 512, 512, 10000.0f, 0, 0},
+    {"100m", 768, 12, 12, 12, 2048, 32000, 2048, 10000.0f, 0, 0},
+    {"700m", 1536, 24, 16, 16, 4096, 32002, 2048, 10000.0f, 0, 0},
+    {"bitnet-2b4t", 2560, 30, 20, 5, 6912, 128256, 4096, 500000.0f, 0, 0},
+    {"7b", 4096, 32, 32, 8, 11008, 32000, 4096, 10000.0f, 0, 0},
+    {"moe-tiny", 256, 2, 4, 2, 256, 512, 512, 10000.0f, 8, 2},
 };
 
 const char *bl_synth_shapes(void) {
-    return "tiny, 100m, 700m, bitnet-2b4t, 7b";
+    return "tiny, 100m, 700m, bitnet-2b4t, 7b, moe-tiny";
 }
 
 /* 3^8: eight trits are looked up at once, 16 random bits choosing among them. */
@@ -195,10 +196,17 @@ static bitlm_status write_vocabulary(synth *s) {
 
 /* ---- keys ---------------------------------------------------------------------------- */
 
+/* "bitnet-b1.58.block_count" of "block_count". */
+static const char *key(const synth *s, const char *suffix, char out[80]) {
+    snprintf(out, 80, "%s.%s", s->shape->experts ? "qwen3moe" : "bitnet-b1.58", suffix);
+    return out;
+}
+
 static void write_keys(synth *s) {
-    char name[96];
+    char name[96], k[80];
     bl_gguf_writer *w = s->writer;
     const shape *h = s->shape;
+    const char *arch = h->experts ? "qwen3moe" : "bitnet-b1.58";
     const char *type = bl_tensor_type_find(s->type)->name, *embd = bl_tensor_type_find(s->embd_type)->name;
     static const struct {
         int32_t type;
@@ -206,22 +214,28 @@ static void write_keys(synth *s) {
     } file_types[] = {{BL_TYPE_F32, 0},    {BL_TYPE_F16, 1},    {BL_TYPE_Q8_0, 7}, {BL_TYPE_BF16, 32},
                       {BL_TYPE_TQ1_0, 36}, {BL_TYPE_TQ2_0, 37}, {BL_TYPE_I2_S, 40}};
     int n = snprintf(name, sizeof name, "synthetic-%s-%s-%s", h->name, type, embd);
-    bl_gguf_write_string(w, "general.architecture", ARCH, sizeof ARCH - 1);
+    bl_gguf_write_string(w, "general.architecture", arch, strlen(arch));
     bl_gguf_write_string(w, "general.name", name, (size_t)n);
     for (size_t i = 0; i < BL_COUNT(file_types); i++)
         if (file_types[i].type == s->type)
             bl_gguf_write_u32(w, "general.file_type", file_types[i].file_type);
-    bl_gguf_write_u32(w, ARCH ".vocab_size", h->vocab);
-    bl_gguf_write_u32(w, ARCH ".context_length", h->context);
-    bl_gguf_write_u32(w, ARCH ".embedding_length", h->hidden);
-    bl_gguf_write_u32(w, ARCH ".block_count", h->layers);
-    bl_gguf_write_u32(w, ARCH ".feed_forward_length", h->ffn);
-    bl_gguf_write_u32(w, ARCH ".rope.dimension_count", h->hidden / h->heads);
-    bl_gguf_write_u32(w, ARCH ".attention.head_count", h->heads);
-    bl_gguf_write_u32(w, ARCH ".attention.head_count_kv", h->kv_heads);
-    bl_gguf_write_f32(w, ARCH ".attention.layer_norm_rms_epsilon", 1e-5f);
-    bl_gguf_write_f32(w, ARCH ".rope.freq_base", h->theta);
-    bl_gguf_write_string(w, ARCH ".hidden_activation", "relu2", 5);
+    bl_gguf_write_u32(w, key(s, "vocab_size", k), h->vocab);
+    bl_gguf_write_u32(w, key(s, "context_length", k), h->context);
+    bl_gguf_write_u32(w, key(s, "embedding_length", k), h->hidden);
+    bl_gguf_write_u32(w, key(s, "block_count", k), h->layers);
+    bl_gguf_write_u32(w, key(s, "feed_forward_length", k), h->ffn);
+    bl_gguf_write_u32(w, key(s, "rope.dimension_count", k), h->hidden / h->heads);
+    bl_gguf_write_u32(w, key(s, "attention.head_count", k), h->heads);
+    bl_gguf_write_u32(w, key(s, "attention.head_count_kv", k), h->kv_heads);
+    bl_gguf_write_f32(w, key(s, "attention.layer_norm_rms_epsilon", k), 1e-5f);
+    bl_gguf_write_f32(w, key(s, "rope.freq_base", k), h->theta);
+    if (h->experts) {
+        bl_gguf_write_u32(w, key(s, "expert_count", k), h->experts);
+        bl_gguf_write_u32(w, key(s, "expert_used_count", k), h->used);
+        bl_gguf_write_u32(w, key(s, "expert_feed_forward_length", k), h->ffn);
+    } else {
+        bl_gguf_write_string(w, key(s, "hidden_activation", k), "relu2", 5);
+    }
 }
 
 /* ---- numbers --------------------------------------------------------------------------- */
@@ -260,25 +274,32 @@ static float normal(const synth *s, uint64_t i) {
 #define FILL_NORM 0  /* 1 + 0.1 normal */
 #define FILL_EMBED 1 /* normal; trits for a ternary type */
 #define FILL_TRITS 2
+#define FILL_ROUTER 3 /* normal, scaled as trits are */
 
 typedef struct tensor {
     char name[40];
     int32_t type;
     int fill;
-    uint64_t rows, k;
+    uint64_t rows, k; /* rows: of all experts */
+    uint64_t experts; /* 1: a matrix */
 } tensor;
 
 static const struct {
     const char *name;
     int fill;
-    uint8_t rows, k; /* which dimension: 'h'idden, 'f'fn, 'k'v, '1' */
+    uint8_t rows, k;  /* which dimension: 'h'idden, 'f'fn, 'k'v, h'd' of a head, 'e'xperts, '1' */
+    uint8_t of;       /* 'd'ense models, 'e'xperts, or both */
+    uint8_t stacked;  /* one for each expert */
 } layer_tensors[] = {
-    {"attn_norm", FILL_NORM, '1', 'h'}, {"attn_sub_norm", FILL_NORM, '1', 'h'},
-    {"ffn_norm", FILL_NORM, '1', 'h'},  {"ffn_sub_norm", FILL_NORM, '1', 'f'},
-    {"attn_q", FILL_TRITS, 'h', 'h'},   {"attn_k", FILL_TRITS, 'k', 'h'},
-    {"attn_v", FILL_TRITS, 'k', 'h'},   {"attn_output", FILL_TRITS, 'h', 'h'},
-    {"ffn_gate", FILL_TRITS, 'f', 'h'}, {"ffn_up", FILL_TRITS, 'f', 'h'},
-    {"ffn_down", FILL_TRITS, 'h', 'f'},
+    {"attn_norm", FILL_NORM, '1', 'h', 0, 0},        {"attn_sub_norm", FILL_NORM, '1', 'h', 'd', 0},
+    {"ffn_norm", FILL_NORM, '1', 'h', 0, 0},         {"ffn_sub_norm", FILL_NORM, '1', 'f', 'd', 0},
+    {"attn_q", FILL_TRITS, 'h', 'h', 0, 0},          {"attn_k", FILL_TRITS, 'k', 'h', 0, 0},
+    {"attn_v", FILL_TRITS, 'k', 'h', 0, 0},          {"attn_output", FILL_TRITS, 'h', 'h', 0, 0},
+    {"ffn_gate", FILL_TRITS, 'f', 'h', 'd', 0},      {"ffn_up", FILL_TRITS, 'f', 'h', 'd', 0},
+    {"ffn_down", FILL_TRITS, 'h', 'f', 'd', 0},      {"attn_q_norm", FILL_NORM, '1', 'd', 'e', 0},
+    {"attn_k_norm", FILL_NORM, '1', 'd', 'e', 0},    {"ffn_gate_inp", FILL_ROUTER, 'e', 'h', 'e', 0},
+    {"ffn_gate_exps", FILL_TRITS, 'f', 'h', 'e', 1}, {"ffn_up_exps", FILL_TRITS, 'f', 'h', 'e', 1},
+    {"ffn_down_exps", FILL_TRITS, 'h', 'f', 'e', 1},
 };
 
 static uint64_t dimension(const shape *h, int which) {
@@ -289,28 +310,46 @@ static uint64_t dimension(const shape *h, int which) {
         return h->ffn;
     case 'k':
         return h->hidden / h->heads * h->kv_heads;
+    case 'd':
+        return h->hidden / h->heads;
+    case 'e':
+        return h->experts;
     default:
         return 1;
     }
 }
 
+static int belongs(const shape *h, size_t i) {
+    return layer_tensors[i].of == 0 || layer_tensors[i].of == (h->experts ? 'e' : 'd');
+}
+
+static uint64_t tensors_a_layer(const shape *h) {
+    uint64_t n = 0;
+    for (size_t i = 0; i < BL_COUNT(layer_tensors); i++)
+        n += (uint64_t)belongs(h, i);
+    return n;
+}
+
 static uint64_t n_tensors(const shape *h) {
-    return 2 + h->layers * BL_COUNT(layer_tensors);
+    return 2 + h->layers * tensors_a_layer(h);
 }
 
 static tensor tensor_at(const synth *s, uint64_t i) {
     const shape *h = s->shape;
-    tensor t = {"token_embd.weight", s->embd_type, FILL_EMBED, h->vocab, h->hidden};
+    tensor t = {"token_embd.weight", s->embd_type, FILL_EMBED, h->vocab, h->hidden, 1};
     if (i == 1)
-        t = (tensor){"output_norm.weight", BL_TYPE_F32, FILL_NORM, 1, h->hidden};
+        t = (tensor){"output_norm.weight", BL_TYPE_F32, FILL_NORM, 1, h->hidden, 1};
     if (i < 2)
         return t;
-    unsigned layer = (unsigned)((i - 2) / BL_COUNT(layer_tensors));
-    unsigned which = (unsigned)((i - 2) % BL_COUNT(layer_tensors));
-    snprintf(t.name, sizeof t.name, "blk.%u.%s.weight", layer, layer_tensors[which].name);
+    uint64_t a_layer = tensors_a_layer(h), left = (i - 2) % a_layer;
+    size_t which = 0;
+    while (!belongs(h, which) || left-- > 0)
+        which++;
+    snprintf(t.name, sizeof t.name, "blk.%u.%s.weight", (unsigned)((i - 2) / a_layer), layer_tensors[which].name);
     t.fill = layer_tensors[which].fill;
-    t.type = t.fill == FILL_NORM ? BL_TYPE_F32 : s->type;
-    t.rows = dimension(h, layer_tensors[which].rows);
+    t.type = t.fill == FILL_TRITS ? s->type : BL_TYPE_F32;
+    t.experts = layer_tensors[which].stacked ? h->experts : 1;
+    t.rows = dimension(h, layer_tensors[which].rows) * t.experts;
     t.k = dimension(h, layer_tensors[which].k);
     return t;
 }
@@ -340,7 +379,7 @@ static void make_values(synth *s, const tensor *t, uint64_t first, uint64_t n, f
             s->values[i] = scale * (float)trit;
         } else {
             float x = normal(s, first + i);
-            s->values[i] = t->fill == FILL_NORM ? 1.0f + 0.1f * x : x;
+            s->values[i] = t->fill == FILL_NORM ? 1.0f + 0.1f * x : x * scale;
         }
     }
 }
@@ -348,7 +387,7 @@ static void make_values(synth *s, const tensor *t, uint64_t first, uint64_t n, f
 static bitlm_status write_tensor(synth *s, const tensor *t) {
     int ok, trits = packs_trits(t->type);
     const bl_tensor_type *type = bl_tensor_type_find(t->type);
-    float scale = t->fill == FILL_TRITS ? trit_scale(t->k) : 1.0f;
+    float scale = t->fill == FILL_TRITS || t->fill == FILL_ROUTER ? trit_scale(t->k) : 1.0f;
     uint64_t panel = BL_MAX(PANEL / t->k, 1), size = 0;
     bitlm_status status = BITLM_OK;
     for (uint64_t row = 0; row < t->rows && status == BITLM_OK; row += panel) {
@@ -385,8 +424,8 @@ static bitlm_status write_model(synth *s) {
         return status;
     for (uint64_t i = 0; i < n; i++) {
         tensor t = tensor_at(s, i);
-        uint64_t dims[2] = {t.k, t.rows};
-        bl_gguf_write_tensor(s->writer, t.name, t.type, t.fill == FILL_NORM ? 1 : 2, dims);
+        uint64_t dims[3] = {t.k, t.rows / t.experts, t.experts};
+        bl_gguf_write_tensor(s->writer, t.name, t.type, t.fill == FILL_NORM ? 1 : t.experts > 1 ? 3 : 2, dims);
         s->total += t.k * t.rows;
     }
     for (uint64_t i = 0; i < n && status == BITLM_OK; i++) {
@@ -421,7 +460,7 @@ bitlm_status bl_synth(const char *shape_name, int32_t type, int32_t embd_type, u
                .progress = progress,
                .context = context,
                .error = error};
-    bitlm_status status = check_type(type, "the weights'", error);
+    bitlm_status status = type < 0 ? BITLM_OK : check_type(type, "the weights'", error);
     if (status == BITLM_OK)
         status = check_type(s.embd_type, "the embedding's", error);
     if (status != BITLM_OK)
@@ -432,6 +471,10 @@ bitlm_status bl_synth(const char *shape_name, int32_t type, int32_t embd_type, u
     if (s.shape == NULL)
         return bl_error(error, BITLM_ARG, "the shape '%s' is unknown; there are %s",
                         bl_show(shown, sizeof shown, shape_name, strlen(shape_name)), bl_synth_shapes());
+    if (s.type < 0)
+        s.type = s.shape->experts ? BL_TYPE_TQ2_0 : BL_TYPE_I2_S;
+    if (s.shape->experts && s.type == BL_TYPE_I2_S)
+        return bl_error(error, BITLM_ARG, "I2_S has one scale for a whole tensor, which experts cannot share; TQ2_0 works");
     s.alloc = alloc != NULL ? *alloc : bl_alloc_from_host(NULL);
 
     size_t eights = (size_t)EIGHTS * 8, whole = eights + PANEL + PANEL * sizeof(float) + PANEL * 4 + 64;
