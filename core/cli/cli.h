@@ -71,6 +71,10 @@ void bl_cli_progress_end(const int *last_percent);
 
 /* ---- subcommands: argv[first] is the first word after the subcommand ----------------- */
 int bl_cli_generate(int argc, char **argv, int first);
+/* `generate --each`: many prompts, in the arguments or lines of stdin. */
+int bl_cli_generate_each(bl_cli_line *line, int chat, const char *system);
+/* A chat of one message, and a system message unless NULL, as JSON; NULL if a text is not UTF-8. */
+char *bl_cli_messages(const char *system, const char *prompt, size_t length);
 int bl_cli_embed(int argc, char **argv, int first);
 int bl_cli_info(int argc, char **argv, int first);
 int bl_cli_synth(int argc, char **argv, int first);

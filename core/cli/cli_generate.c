@@ -12,6 +12,7 @@
 
 static const char usage[] =
     "usage: bitlm generate [options] PROMPT      (PROMPT - reads the standard input)\n"
+    "       bitlm generate --each [options] PROMPT...|-   many, - a line each: a JSON text a line\n"
     "  --model FILE|story    --max-tokens 128      --temperature 0.7 (0: greedy)\n"
     "  --top-p 0.95          --top-k 0 (off)       --min-p 0.05\n"
     "  --repeat-penalty 1.1  --seed 0              --stop TEXT (may be repeated)\n"
@@ -19,6 +20,7 @@ static const char usage[] =
     "  --json-schema SCHEMA  the answer is a flat JSON object of this schema\n"
     "  --ignore-eos          --n-ctx 0 (model's)   --kv-type f16|f32|int8|int4\n"
     "  --threads N           --timeout-ms 0        --truncate none|start|end\n"
+    "  --rows 0 (8 with --each: texts of n_ctx that the cache has room for)\n"
     "  --lookup 0 (tokens guessed from the text so far; the answer stays the same)\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n"
     "  --chat                the prompt is what a user says (models with a chat template)\n"
@@ -27,7 +29,7 @@ static const char usage[] =
     "  --verbose, --stats    tokens a second, to the standard error\n";
 
 /* [{"role":"system",…},{"role":"user",…}]; NULL if a text is not UTF-8. */
-static char *chat_messages(const char *system, const char *prompt, size_t length) {
+char *bl_cli_messages(const char *system, const char *prompt, size_t length) {
     json_t *list = json_array();
     json_t *user = json_stringn(prompt, length);
     char *text = NULL;
@@ -85,7 +87,7 @@ static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int6
 }
 
 int bl_cli_generate(int argc, char **argv, int first) {
-    int status, verbose = 0, chat = 0, newline = 1;
+    int status, verbose = 0, chat = 0, each = 0, newline = 1;
     const char *system = NULL;
     char *owned = NULL, *messages = NULL;
     bitlm_model *model = NULL;
@@ -94,7 +96,7 @@ int bl_cli_generate(int argc, char **argv, int first) {
     bl_cli_line line;
     const bl_cli_flag flags[] = {{"verbose", NULL, &verbose}, {"stats", NULL, &verbose},
                                  {"chat", NULL, &chat},       {"system", &system, NULL},
-                                 {NULL, NULL, NULL}};
+                                 {"each", NULL, &each},       {NULL, NULL, NULL}};
 
     status = bl_cli_parse(argc, argv, first, flags, &line);
     if (status != BL_CLI_OK)
@@ -103,13 +105,17 @@ int bl_cli_generate(int argc, char **argv, int first) {
         fputs(usage, stdout);
         goto fail;
     }
+    if (system && !chat) {
+        status = bl_cli_usage("--system needs --chat");
+        goto fail;
+    }
+    if (each && line.n_arguments > 0) {
+        status = bl_cli_generate_each(&line, chat, system);
+        goto fail;
+    }
     if (line.n_arguments != 1) {
         status = bl_cli_usage("generate takes one prompt, but got %d; `bitlm generate --help` "
                               "shows the options", line.n_arguments);
-        goto fail;
-    }
-    if (system && !chat) {
-        status = bl_cli_usage("--system needs --chat");
         goto fail;
     }
     prompt.data = line.arguments[0];
@@ -126,7 +132,7 @@ int bl_cli_generate(int argc, char **argv, int first) {
         prompt.data = owned;
     }
     if (chat) {
-        messages = chat_messages(system, prompt.data, prompt.length);
+        messages = bl_cli_messages(system, prompt.data, prompt.length);
         if (!messages) {
             status = bl_cli_fail("the messages are not valid UTF-8");
             goto fail;

@@ -3,8 +3,9 @@
  *     bench_rows [MODEL [THREADS [TRIES]]]     (story, 1 thread, 5 tries)
  *
  * Each figure is a median, the variants of one comparison taking turns; the tokens are compared
- * too, since none of these may change them.  With one thread its processor time counts, else the clock.  Prompts that summarise, extract, quote and tell: a
- * chat model is asked, another one continues.  Run with nothing else on the machine. */
+ * too, since none of these may change them.  Prompts that summarise, extract, quote and tell: a chat
+ * model is asked, another one continues.  With one thread its processor time counts, else the clock:
+ * run that with nothing else on the machine. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

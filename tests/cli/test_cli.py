@@ -54,6 +54,25 @@ def test_no_command_shows_the_help_and_fails():
     assert status == 2 and out == b"" and "generate" in err
 
 
+def test_each_gives_what_single_prompts_give():
+    prompts = ["Once upon a time", "The fox", "", "A “quoted” word\t"]
+    options = ["--max-tokens", "9", "--seed", "4"]
+    want = [json.dumps(ok("generate", *options, p).decode().rstrip("\n")) for p in prompts]
+
+    def texts(out):
+        return [json.dumps(json.loads(line).rstrip("\n")) for line in out.decode().splitlines()]
+    assert texts(ok("generate", "--each", *options, *prompts)) == want
+    assert texts(ok("generate", "--each", *options, "--rows", "1", "--lookup", "5", *prompts)) == want
+    lines = "".join(p + "\r\n" for p in prompts).encode()
+    assert texts(ok("generate", "--each", *options, "-", stdin=lines)) == want
+    assert texts(ok("generate", "--each", *options, "-", stdin=lines[:-2])) == want
+    assert ok("generate", "--each", "-", stdin=b"") == b""
+    assert "logprobs" in refused("generate", "--each", "--logprobs", "a")
+    assert "needs --chat" in refused("generate", "--each", "--system", "s", "a")
+    assert "rows is 17" in refused("generate", "--each", "--rows", "17", "a")
+    assert "prompt 1: the prompt of 9000 bytes" in refused("generate", "--each", "a", "b" * 9000, status=1)
+
+
 def test_unknown_command_is_named():
     assert "frobnicate" in refused("frobnicate")
     assert "\x1b" not in refused("evil\x1b[2J")
