@@ -11,6 +11,7 @@ BITLM_SLACK   factor on every time limit, for sanitizers and slow machines (1)
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -28,13 +29,18 @@ import bitlm  # noqa: E402
 CODE_BITS = 384  # of the built-in encoder
 
 
+def sigint_as_usual():
+    """In a child: a shell's background job begins with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def python(code, *arguments, **keywords):
     """Runs code in a process of its own; its standard output."""
     env = dict(os.environ, **keywords.pop("env", {}))
     if PACKAGE:
         env["PYTHONPATH"] = PACKAGE + os.pathsep + env.get("PYTHONPATH", "")
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=env,
-                          timeout=120 * SLACK, **keywords)
+                          timeout=120 * SLACK, preexec_fn=sigint_as_usual, **keywords)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
