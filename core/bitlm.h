@@ -329,6 +329,84 @@ BITLM_API double bitlm_cosine(const float *a, const float *b, size_t n);
  * padded with zero bits; out: (n+7)/8 bytes. */
 BITLM_API void bitlm_binarize(const float *values, size_t n, float threshold, uint8_t *out);
 
+/* The k nearest of n codes (n, code_bytes) to each query (n_queries, code_bytes), by Hamming distance, equal distances
+ * by row.  filter: bit r % 8 of byte r / 8 admits row r; NULL: all.  rows and distances: (n_queries, k), the nearest
+ * first; where there are fewer than k rows, row -1 and distance 2^32-1 follow.  host (may be NULL) lends poll and
+ * memory.  ARG, LIMIT, NOMEM, CANCELED; then the outputs are undefined. */
+BITLM_API bitlm_status bitlm_codes_topk(const void *codes, size_t n, size_t code_bytes, const void *queries,
+                                        size_t n_queries, const uint8_t *filter, size_t k, const bitlm_host *host,
+                                        int64_t *rows, uint32_t *distances, bitlm_error *error);
+
+/* ---- an index of codes: a set of (id, code) in memory or in a file (docs/FORMATS.md) -----------
+ * Sorted by id, so that the same contents are the same bytes and equal distances come out by id.
+ * Searches may run in many threads at once; a change needs the index alone (else BUSY). */
+
+typedef struct bitlm_index bitlm_index;
+
+typedef struct bitlm_index_info {
+    uint32_t size;        /* sizeof(bitlm_index_info) */
+    uint32_t code_bytes;
+    uint64_t n;           /* codes */
+    uint8_t model_id[16]; /* of the model that made the codes; zeros: not said */
+    int32_t mapped;       /* 1: the codes lie in the file */
+    int32_t numerics;     /* BITLM_NUMERICS of who made it */
+} bitlm_index_info;
+
+/* An empty index.  model_id (16 bytes) may be NULL.  host (may be NULL) lends memory for the index's life. */
+BITLM_API bitlm_status bitlm_index_create(size_t code_bytes, const uint8_t *model_id, const bitlm_host *host,
+                                          bitlm_index **index, bitlm_error *error);
+/* Opens a saved index; load as in bitlm_options.  A mapped one costs milliseconds at any size and is copied at the
+ * first change.  IO, CORRUPT, NOMEM; UNSUPPORTED: a newer format, or codes of another BITLM_NUMERICS (only for an
+ * index that names its model: make the codes again). */
+BITLM_API bitlm_status bitlm_index_open(const char *path, size_t length, int32_t load, const bitlm_host *host,
+                                        bitlm_index **index, bitlm_error *error);
+BITLM_API void bitlm_index_free(bitlm_index *index); /* NULL is ignored */
+BITLM_API bitlm_status bitlm_index_describe(const bitlm_index *index, bitlm_index_info *info, bitlm_error *error);
+/* Reads everything: ids in order, the checksum of a file.  CORRUPT. */
+BITLM_API bitlm_status bitlm_index_verify(const bitlm_index *index, const bitlm_host *host, bitlm_error *error);
+/* Writes a file whole or not at all (temporary name, fsync, rename). */
+BITLM_API bitlm_status bitlm_index_save(const bitlm_index *index, const char *path, size_t length,
+                                        bitlm_error *error);
+/* Adds n codes (n, code_bytes) under ids (n, all different, from 0 on); an id that is there gets the new code.  ids NULL: the
+ * numbers from the largest id + 1 on (from 0 if empty); out_ids (n, may be NULL) tells them. */
+BITLM_API bitlm_status bitlm_index_add(bitlm_index *index, const int64_t *ids, const void *codes, size_t n,
+                                       int64_t *out_ids, bitlm_error *error);
+/* Removes ids; those that are not there are ignored.  *removed (may be NULL): how many there were. */
+BITLM_API bitlm_status bitlm_index_remove(bitlm_index *index, const int64_t *ids, size_t n, size_t *removed,
+                                          bitlm_error *error);
+/* The code of an id (code_bytes), copied.  ARG: it is not there. */
+BITLM_API bitlm_status bitlm_index_get(bitlm_index *index, int64_t id, void *code, bitlm_error *error);
+/* ids (n of them, info.n is enough) in ascending order, from the first-th on; *n_ids: how many were written. */
+BITLM_API bitlm_status bitlm_index_ids(bitlm_index *index, uint64_t first, int64_t *ids, size_t n, size_t *n_ids,
+                                       bitlm_error *error);
+/* As bitlm_codes_topk, with ids instead of rows.  only (n_only ids, in any order, NULL: all) is the filter; where
+ * there are fewer than k codes, id -1 and distance 2^32-1 follow. */
+BITLM_API bitlm_status bitlm_index_search(bitlm_index *index, const void *queries, size_t n_queries, size_t k,
+                                          const int64_t *only, size_t n_only, const bitlm_host *host, int64_t *ids,
+                                          uint32_t *distances, bitlm_error *error);
+
+/* ---- weights ------------------------------------------------------------------
+ * Blocks of weights by the name of their tensor type in GGUF files (docs/FORMATS.md), any case.  A matrix has n_rows
+ * rows of k values, row after row.  ARG: an unknown scheme, a shape that it cannot hold, another number of bytes;
+ * UNSUPPORTED: a scheme that is read only. */
+
+/* Bytes of a matrix. */
+BITLM_API bitlm_status bitlm_scheme_bytes(const char *scheme, size_t length, size_t n_rows, size_t k, size_t *bytes,
+                                          bitlm_error *error);
+/* float32 to F32, F16, BF16, Q8_0, TQ1_0, TQ2_0, I2_S, Q1_0.  scale: of I2_S; 0: the largest magnitude.  ARG: a value
+ * that is not finite. */
+BITLM_API bitlm_status bitlm_quantize(const char *scheme, size_t length, const float *values, size_t n_rows, size_t k,
+                                      float scale, void *out, size_t out_bytes, bitlm_error *error);
+/* Any scheme to float32 (n_rows, k). */
+BITLM_API bitlm_status bitlm_dequantize(const char *scheme, size_t length, const void *data, size_t data_bytes,
+                                        size_t n_rows, size_t k, float *out, bitlm_error *error);
+/* Trits (-1, 0, +1) with one scale to TQ1_0, TQ2_0 or I2_S, exactly. */
+BITLM_API bitlm_status bitlm_pack(const char *scheme, size_t length, const int8_t *trits, size_t n_rows, size_t k,
+                                  float scale, void *out, size_t out_bytes, bitlm_error *error);
+/* The trits of a ternary scheme; code 3 of some files is +2. */
+BITLM_API bitlm_status bitlm_unpack(const char *scheme, size_t length, const void *data, size_t data_bytes,
+                                    size_t n_rows, size_t k, int8_t *trits, bitlm_error *error);
+
 BITLM_API const char *bitlm_version(void);
 
 #ifdef __cplusplus

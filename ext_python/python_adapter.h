@@ -68,6 +68,10 @@ int blpy_texts(PyObject *sequence, PyObject **keep, bitlm_text **texts, Py_ssize
 /* A sequence of int or a buffer of int32 as ids (PyMem memory). */
 int blpy_ids(PyObject *sequence, int32_t **ids, Py_ssize_t *n);
 
+/* A model_id between 16 bytes and 32 hex digits; hex gets 33 bytes.  -1 with an exception. */
+void blpy_write_id(const uint8_t id[16], char *hex);
+int blpy_read_id(const char *hex, uint8_t id[16]);
+
 /* __reduce__ of what cannot be pickled: raises TypeError with `why`. */
 PyObject *blpy_no_pickle(const char *type, const char *why);
 
@@ -123,7 +127,11 @@ int blpy_model_register(PyObject *module, blpy_state *state);
 PyObject *blpy_stream_new(blpy_state *state, blpy_core *core, blpy_session *session, PyObject *event);
 int blpy_stream_register(PyObject *module, blpy_state *state);
 
+/* Two objects of bitlm that know their models must know the same one.  -1 with an exception. */
+int blpy_same_model(blpy_state *state, PyObject *a, PyObject *b);
 extern PyMethodDef blpy_codes_methods[];
+extern PyMethodDef blpy_index_methods[];
 extern PyMethodDef blpy_quant_methods[];
+int blpy_index_register(PyObject *module, blpy_state *state);
 
 #endif

@@ -240,3 +240,29 @@ int blpy_ids(PyObject *sequence, int32_t **ids, Py_ssize_t *n) {
     *n = count;
     return 0;
 }
+
+void blpy_write_id(const uint8_t id[16], char *hex) {
+    static const char digits[] = "0123456789abcdef";
+    int i;
+    for (i = 0; i < 16; i++) {
+        hex[2 * i] = digits[id[i] >> 4];
+        hex[2 * i + 1] = digits[id[i] & 15];
+    }
+    hex[32] = 0;
+}
+
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int blpy_read_id(const char *hex, uint8_t id[16]) {
+    int i, ok = strlen(hex) == 32;
+    for (i = 0; ok && i < 16; i++) {
+        ok = hex_digit(hex[2 * i]) >= 0 && hex_digit(hex[2 * i + 1]) >= 0;
+        id[i] = (uint8_t)(hex_digit(hex[2 * i]) << 4 | (hex_digit(hex[2 * i + 1]) & 15));
+    }
+    if (ok)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "model_id must be 32 hex digits");
+    return -1;
+}

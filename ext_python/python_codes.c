@@ -4,8 +4,7 @@
  * Called through the method table in python_main.c. */
 #include "python_adapter.h"
 
-/* Two objects of bitlm that know their models must know the same one. */
-static int same_model(blpy_state *state, PyObject *a, PyObject *b) {
+int blpy_same_model(blpy_state *state, PyObject *a, PyObject *b) {
     blpy_array *x = (blpy_array *)a, *y = (blpy_array *)b;
     int differ;
     if (!blpy_is_array(state, a) || !blpy_is_array(state, b) || !x->model_id || !y->model_id ||
@@ -24,7 +23,7 @@ static int code_pair(PyObject *module, PyObject *const *args, Py_ssize_t n, cons
         PyErr_Format(PyExc_TypeError, "%s() takes 2 arguments, not %zd", name, n);
         return -1;
     }
-    if (same_model(blpy_state_of(module), args[0], args[1]) < 0 || blpy_bytes(args[0], &views[0], "the first code") < 0)
+    if (blpy_same_model(blpy_state_of(module), args[0], args[1]) < 0 || blpy_bytes(args[0], &views[0], "the first code") < 0)
         return -1;
     if (blpy_bytes(args[1], &views[1], "the second code") < 0) {
         PyBuffer_Release(&views[0]);
@@ -69,7 +68,7 @@ static PyObject *fn_cosine(PyObject *module, PyObject *const *args, Py_ssize_t n
     PyObject *result = NULL;
     if (n != 2)
         return PyErr_Format(PyExc_TypeError, "cosine() takes 2 arguments, not %zd", n);
-    if (same_model(blpy_state_of(module), args[0], args[1]) < 0 ||
+    if (blpy_same_model(blpy_state_of(module), args[0], args[1]) < 0 ||
         blpy_floats(args[0], &views[0], &copies[0], &values[0], &counts[0], "the first vector") < 0)
         return NULL;
     if (blpy_floats(args[1], &views[1], &copies[1], &values[1], &counts[1], "the second vector") < 0) {

@@ -89,9 +89,12 @@ static int execute(PyObject *module) {
     if (!state->main_thread)
         return -1;
     if (blpy_array_register(module, state) < 0 || blpy_model_register(module, state) < 0 ||
-        blpy_stream_register(module, state) < 0)
+        blpy_stream_register(module, state) < 0 ||
+        blpy_index_register(module, state) < 0)
         return -1;
-    if (PyModule_AddFunctions(module, main_methods) < 0 || PyModule_AddFunctions(module, blpy_codes_methods) < 0)
+    if (PyModule_AddFunctions(module, main_methods) < 0 || PyModule_AddFunctions(module, blpy_codes_methods) < 0 ||
+        PyModule_AddFunctions(module, blpy_index_methods) < 0 ||
+        PyModule_AddFunctions(module, blpy_quant_methods) < 0)
         return -1;
     if (PyModule_AddIntConstant(module, "NUMERICS", BITLM_NUMERICS) < 0 ||
         PyModule_AddStringConstant(module, "__version__", bitlm_version()) < 0)

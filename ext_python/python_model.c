@@ -194,14 +194,12 @@ static PyObject *core_info(PyObject *object, PyObject *Py_UNUSED(ignored)) {
 }
 
 PyObject *blpy_core_id(blpy_core *self, blpy_state *state) {
-    static const char digits[] = "0123456789abcdef";
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
     uint8_t id[16];
     char hex[33];
     bitlm_model *model;
-    int i;
     if (self->model_id)
         return Py_NewRef(self->model_id);
     if (!blpy_core_open(self))
@@ -220,10 +218,7 @@ PyObject *blpy_core_id(blpy_core *self, blpy_state *state) {
     bitlm_model_free(model);
     if (status)
         return blpy_raise(state, &host, status, &error);
-    for (i = 0; i < 16; i++) {
-        hex[2 * i] = digits[id[i] >> 4];
-        hex[2 * i + 1] = digits[id[i] & 15];
-    }
+    blpy_write_id(id, hex);
     if (!self->model_id)
         self->model_id = PyUnicode_FromStringAndSize(hex, 32);
     return Py_XNewRef(self->model_id);

@@ -1,6 +1,6 @@
-/* codes.h - packed codes inside the process: what the adapters' own blocks are scanned with.
+/* codes.h - packed codes inside the process: what blocks of them are scanned with.
  *
- * Called by ext_sqlite. */
+ * Called by core/search and ext_sqlite. */
 #ifndef BL_CODES_H
 #define BL_CODES_H
 

@@ -19,9 +19,14 @@ from ._bitlm import (
     __version__,
     binarize,
     cosine,
+    dequantize,
     hamming,
+    pack,
+    quantize,
     similarity,
+    unpack,
 )
+from .index import Index, topk, topk_many
 from .model import Model, Piece, Stream
 from .sqlite import load_sqlite, register, sqlite_path
 
@@ -30,6 +35,7 @@ __all__ = [
     "Canceled",
     "Codes",
     "FormatError",
+    "Index",
     "Model",
     "Piece",
     "Stream",
@@ -37,9 +43,15 @@ __all__ = [
     "__version__",
     "binarize",
     "cosine",
+    "dequantize",
     "hamming",
     "load_sqlite",
+    "pack",
+    "quantize",
     "register",
     "similarity",
     "sqlite_path",
+    "topk",
+    "topk_many",
+    "unpack",
 ]

@@ -20,8 +20,12 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return f"<table>{cells}</table>"
 
 
+def table(title: str, rows: list[tuple[str, str]]) -> str:
+    return f"<b>{html.escape(title)}</b>" + _table(rows)
+
+
 def model_html(model: Model) -> str:
-    return f"<b>{html.escape(repr(model)[1:-1])}</b>" + _table([(k, str(v)) for k, v in model.info.items()])
+    return table(repr(model)[1:-1], [(k, str(v)) for k, v in model.info.items()])
 
 
 def array_html(array: Any) -> str:
@@ -34,7 +38,7 @@ def array_html(array: Any) -> str:
         rows.append(("…", f"{len(array) - ROWS} more"))
     if array.model_id:
         rows.append(("model_id", array.model_id))
-    return f"<b>{html.escape(repr(array)[1:-1])}</b>" + _table(rows)
+    return table(repr(array)[1:-1], rows)
 
 
 @contextlib.contextmanager

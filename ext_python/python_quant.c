@@ -1,0 +1,193 @@
+/* python_quant.c - bitlm.quantize, dequantize, pack, unpack: blocks of weights by the name of their type.
+ *
+ * A buffer of two dimensions is a matrix, any other one row.  The GIL is given up for the core's part. */
+#include <string.h>
+
+#include "python_adapter.h"
+
+typedef bitlm_status (*convert_fn)(const char *scheme, size_t length, const void *in, size_t in_bytes, size_t n_rows,
+                                   size_t k, float scale, void *out, size_t out_bytes, bitlm_error *error);
+
+static bitlm_status do_quantize(const char *scheme, size_t length, const void *in, size_t in_bytes, size_t n_rows,
+                                size_t k, float scale, void *out, size_t out_bytes, bitlm_error *error) {
+    (void)in_bytes;
+    return bitlm_quantize(scheme, length, in, n_rows, k, scale, out, out_bytes, error);
+}
+static bitlm_status do_dequantize(const char *scheme, size_t length, const void *in, size_t in_bytes, size_t n_rows,
+                                  size_t k, float scale, void *out, size_t out_bytes, bitlm_error *error) {
+    (void)scale, (void)out_bytes;
+    return bitlm_dequantize(scheme, length, in, in_bytes, n_rows, k, out, error);
+}
+static bitlm_status do_pack(const char *scheme, size_t length, const void *in, size_t in_bytes, size_t n_rows,
+                            size_t k, float scale, void *out, size_t out_bytes, bitlm_error *error) {
+    (void)in_bytes;
+    return bitlm_pack(scheme, length, in, n_rows, k, scale, out, out_bytes, error);
+}
+static bitlm_status do_unpack(const char *scheme, size_t length, const void *in, size_t in_bytes, size_t n_rows,
+                              size_t k, float scale, void *out, size_t out_bytes, bitlm_error *error) {
+    (void)scale, (void)out_bytes;
+    return bitlm_unpack(scheme, length, in, in_bytes, n_rows, k, (int8_t *)out, error);
+}
+
+static PyObject *run(PyObject *module, convert_fn convert, const char *scheme, Py_ssize_t length, const void *in,
+                     Py_ssize_t in_bytes, Py_ssize_t n_rows, Py_ssize_t k, float scale, PyObject *out, void *out_data,
+                     size_t out_bytes) {
+    bitlm_error error;
+    bitlm_status status;
+    blpy_error_init(&error);
+    Py_BEGIN_ALLOW_THREADS
+    status = convert(scheme, (size_t)length, in, (size_t)in_bytes, (size_t)n_rows, (size_t)k, scale, out_data,
+                     out_bytes, &error);
+    Py_END_ALLOW_THREADS
+    if (!status)
+        return out;
+    Py_DECREF(out);
+    return blpy_raise(blpy_state_of(module), NULL, status, &error);
+}
+
+/* Rows and values of a row: the buffer's dimensions. */
+static int shape_of(PyObject *object, Py_ssize_t values, Py_ssize_t *n_rows, Py_ssize_t *k) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_STRIDES) < 0)
+        return -1;
+    *n_rows = view.ndim == 2 ? view.shape[0] : 1;
+    *k = *n_rows ? values / *n_rows : 0;
+    PyBuffer_Release(&view);
+    return 0;
+}
+
+/* bytes of the scheme for the shape. */
+static PyObject *new_bytes(PyObject *module, const char *scheme, Py_ssize_t length, Py_ssize_t n_rows, Py_ssize_t k) {
+    size_t bytes;
+    bitlm_error error;
+    bitlm_status status;
+    blpy_error_init(&error);
+    status = bitlm_scheme_bytes(scheme, (size_t)length, (size_t)n_rows, (size_t)k, &bytes, &error);
+    if (status)
+        return blpy_raise(blpy_state_of(module), NULL, status, &error);
+    return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+}
+
+static PyObject *fn_quantize(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"values", "scheme", "scale", NULL};
+    PyObject *object, *out = NULL;
+    const char *scheme;
+    const float *values;
+    float *copy, scale = 0.0f;
+    Py_ssize_t length, n, n_rows, k;
+    Py_buffer view;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os#|f", names, &object, &scheme, &length, &scale) ||
+        blpy_floats(object, &view, &copy, &values, &n, "values") < 0)
+        return NULL;
+    if (shape_of(object, n, &n_rows, &k) == 0)
+        out = new_bytes(module, scheme, length, n_rows, k);
+    if (out)
+        out = run(module, do_quantize, scheme, length, values, view.len, n_rows, k, scale, out,
+                  PyBytes_AS_STRING(out), (size_t)PyBytes_GET_SIZE(out));
+    PyMem_Free(copy);
+    PyBuffer_Release(&view);
+    return out;
+}
+
+static PyObject *fn_pack(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"trits", "scheme", "scale", NULL};
+    PyObject *object, *out = NULL;
+    const char *scheme;
+    float scale = 1.0f;
+    Py_ssize_t length, n_rows, k;
+    Py_buffer view;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os#|f", names, &object, &scheme, &length, &scale) ||
+        blpy_bytes(object, &view, "trits") < 0)
+        return NULL;
+    if (shape_of(object, view.len, &n_rows, &k) == 0)
+        out = new_bytes(module, scheme, length, n_rows, k);
+    if (out)
+        out = run(module, do_pack, scheme, length, view.buf, view.len, n_rows, k, scale, out, PyBytes_AS_STRING(out),
+                  (size_t)PyBytes_GET_SIZE(out));
+    PyBuffer_Release(&view);
+    return out;
+}
+
+/* (data, scheme, n_rows, k) of the two that read. */
+static int read_arguments(PyObject *args, PyObject *kwargs, Py_buffer *view, const char **scheme, Py_ssize_t *length,
+                          Py_ssize_t *n_rows, Py_ssize_t *k) {
+    static char *names[] = {"data", "scheme", "n_rows", "k", NULL};
+    PyObject *object;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os#nn", names, &object, scheme, length, n_rows, k))
+        return -1;
+    if (*n_rows < 1 || *k < 1 || *k > PY_SSIZE_T_MAX / 8 / *n_rows) {
+        PyErr_Format(PyExc_ValueError, "a matrix of %zd rows of %zd values is not possible", *n_rows, *k);
+        return -1;
+    }
+    return blpy_bytes(object, view, "data");
+}
+
+/* Whether view holds what the scheme says, before memory for its values is taken. */
+static int check_size(PyObject *module, const Py_buffer *view, const char *scheme, Py_ssize_t length,
+                      Py_ssize_t n_rows, Py_ssize_t k) {
+    size_t bytes;
+    bitlm_error error;
+    bitlm_status status;
+    blpy_error_init(&error);
+    status = bitlm_scheme_bytes(scheme, (size_t)length, (size_t)n_rows, (size_t)k, &bytes, &error);
+    if (status) {
+        blpy_raise(blpy_state_of(module), NULL, status, &error);
+        return -1;
+    }
+    if (bytes == (size_t)view->len)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "data has %zd bytes, but %zd rows of %zd values have %zu", view->len, n_rows, k,
+                 bytes);
+    return -1;
+}
+
+static PyObject *fn_dequantize(PyObject *module, PyObject *args, PyObject *kwargs) {
+    const char *scheme;
+    Py_ssize_t length, n_rows, k;
+    Py_buffer view;
+    blpy_array *out = NULL;
+    if (read_arguments(args, kwargs, &view, &scheme, &length, &n_rows, &k) < 0)
+        return NULL;
+    if (check_size(module, &view, scheme, length, n_rows, k) == 0)
+        out = blpy_array_new(blpy_state_of(module)->vectors_type, 1, n_rows, k, NULL);
+    if (out)
+        out = (blpy_array *)run(module, do_dequantize, scheme, length, view.buf, view.len, n_rows, k, 0,
+                                (PyObject *)out, out->data, 0);
+    PyBuffer_Release(&view);
+    return (PyObject *)out;
+}
+
+static PyObject *fn_unpack(PyObject *module, PyObject *args, PyObject *kwargs) {
+    const char *scheme;
+    Py_ssize_t length, n_rows, k;
+    Py_buffer view;
+    PyObject *out = NULL;
+    if (read_arguments(args, kwargs, &view, &scheme, &length, &n_rows, &k) < 0)
+        return NULL;
+    if (check_size(module, &view, scheme, length, n_rows, k) == 0)
+        out = PyBytes_FromStringAndSize(NULL, n_rows * k);
+    if (out)
+        out = run(module, do_unpack, scheme, length, view.buf, view.len, n_rows, k, 0, out, PyBytes_AS_STRING(out), 0);
+    PyBuffer_Release(&view);
+    return out;
+}
+
+#define KEYWORDS(f) (PyCFunction)(void (*)(void))(f), METH_VARARGS | METH_KEYWORDS
+
+PyMethodDef blpy_quant_methods[] = {
+    {"quantize", KEYWORDS(fn_quantize),
+     PyDoc_STR("quantize(values, scheme, scale=0.0)\n--\n\n"
+               "float32 values, (k) or (n_rows, k), as blocks of weights: bytes.  scheme: F32, F16, BF16, Q8_0, TQ1_0, "
+               "TQ2_0, I2_S or Q1_0 (docs/FORMATS.md); scale: of I2_S, 0 for the largest magnitude.\n\n"
+               "ValueError: an unknown scheme, a shape that is no multiple of its block, a value that is not finite.")},
+    {"dequantize", KEYWORDS(fn_dequantize),
+     PyDoc_STR("dequantize(data, scheme, n_rows, k)\n--\n\n"
+               "Blocks of weights of any scheme that bitlm reads as Vectors of shape (n_rows, k).")},
+    {"pack", KEYWORDS(fn_pack),
+     PyDoc_STR("pack(trits, scheme, scale=1.0)\n--\n\n"
+               "Bytes of int8 trits (-1, 0, 1), (k) or (n_rows, k), with one scale as TQ1_0, TQ2_0 or I2_S, exactly.")},
+    {"unpack", KEYWORDS(fn_unpack),
+     PyDoc_STR("unpack(data, scheme, n_rows, k)\n--\n\n"
+               "The trits of a ternary scheme as n_rows * k bytes of int8.")},
+    {NULL, NULL, 0, NULL},
+};
