@@ -11,6 +11,7 @@
 #include "python_adapter.h"
 
 #define KEPT 8
+#define MOST_ROWS 16 /* of option rows: a list of prompts asks for room for them all */
 
 static blpy_state *state_of(PyObject *self) {
     return blpy_state_of(PyType_GetModuleByDef(Py_TYPE(self), &blpy_module));
@@ -41,7 +42,8 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
         shaped.threads = bl_physical_cores();
     pthread_mutex_lock(&self->lock);
     for (at = &self->idle; *at; at = &(*at)->next)
-        if ((*at)->threads == shaped.threads && (*at)->n_ctx == shaped.n_ctx && (*at)->kv_type == shaped.kv_type) {
+        if ((*at)->threads == shaped.threads && (*at)->n_ctx == shaped.n_ctx && (*at)->kv_type == shaped.kv_type &&
+            (*at)->rows == shaped.rows) {
             s = *at;
             *at = s->next;
             self->n_idle--;
@@ -59,6 +61,7 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     s->threads = shaped.threads;
     s->n_ctx = shaped.n_ctx;
     s->kv_type = shaped.kv_type;
+    s->rows = shaped.rows;
     blpy_error_init(&error);
     status = bitlm_session_open(self->model, &shaped, &s->host.host, &s->core, &error);
     if (status) {
@@ -496,6 +499,8 @@ static PyObject *core_generate(PyObject *object, PyObject *args) {
         PyErr_NoMemory();
         goto end;
     }
+    if (options.rows == 0 && n > 1)
+        options.rows = MOST_ROWS;
     s = blpy_borrow(self, state, &options);
     if (!s || blpy_begin(&s->host, event) < 0)
         goto end;
@@ -547,6 +552,8 @@ static PyObject *core_stream(PyObject *object, PyObject *args) {
         Py_DECREF(keep);
         return NULL;
     }
+    if (options.rows == 0 && n > 1)
+        options.rows = MOST_ROWS;
     s = blpy_borrow(self, state, &options);
     if (!s || blpy_begin(&s->host, event) < 0)
         goto end;
@@ -568,6 +575,59 @@ end:
     PyMem_Free(texts);
     Py_DECREF(keep);
     return stream;
+}
+
+/* classify(text, labels_json: bytes, options, event) -> list[float], in order of the labels */
+static PyObject *core_classify(PyObject *object, PyObject *args) {
+    blpy_core *self = (blpy_core *)object;
+    blpy_state *state = state_of(object);
+    PyObject *json, *event, *list = NULL;
+    const char *text, *labels;
+    Py_ssize_t length, labels_length;
+    double *probabilities = NULL;
+    bitlm_options options;
+    bitlm_error error;
+    bitlm_status status;
+    blpy_session *s = NULL;
+    size_t i;
+    if (!PyArg_ParseTuple(args, "s#y#OO", &text, &length, &labels, &labels_length, &json, &event) ||
+        !blpy_core_open(self) || blpy_options(state, &options, self->options, json) < 0)
+        return NULL;
+    blpy_error_init(&error);
+    status = bitlm_options_choices(&options, labels, (size_t)labels_length, &error);
+    if (status) {
+        blpy_raise(state, NULL, status, &error);
+        goto end;
+    }
+    probabilities = PyMem_New(double, options.n_choices + 1);
+    if (!probabilities) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    s = blpy_borrow(self, state, &options);
+    if (!s || blpy_begin(&s->host, event) < 0)
+        goto end;
+    blpy_release(&s->host);
+    status = bitlm_classify(s->core, text, (size_t)length, &options, probabilities, &error);
+    blpy_acquire(&s->host);
+    if (status || PyErr_Occurred()) {
+        blpy_raise(state, &s->host, status, &error);
+        goto end;
+    }
+    list = PyList_New((Py_ssize_t)options.n_choices);
+    for (i = 0; list && i < options.n_choices; i++) {
+        PyObject *p = PyFloat_FromDouble(probabilities[i]);
+        if (!p)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, p);
+    }
+end:
+    if (s)
+        blpy_return(self, s);
+    PyMem_Free(probabilities);
+    bitlm_options_clear(&options);
+    return list;
 }
 
 /* One call over ids with float32 results: logits (n, vocab_size) or score (n). */
@@ -639,6 +699,7 @@ static PyMethodDef core_methods[] = {
     {"embed", core_embed, METH_VARARGS, NULL},
     {"generate", core_generate, METH_VARARGS, NULL},
     {"stream", core_stream, METH_VARARGS, NULL},
+    {"classify", core_classify, METH_VARARGS, NULL},
     {"logits", core_logits, METH_VARARGS, NULL},
     {"score", core_score, METH_VARARGS, NULL},
     {"__reduce__", core_reduce, METH_NOARGS, NULL},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import threading
 import time
@@ -196,15 +197,16 @@ class Model:
 
     def generate(self, prompt: str | Iterable[str], *, cancel: threading.Event | None = None,
                  **options: Any) -> str | list[str]:
-        """The continuation of a prompt, or of each of several.
+        """The continuation of a prompt, or of several, decoded together.
 
         options: max_tokens=128, temperature=0.7 (0: greedy), top_p=0.95, top_k=0, min_p=0.05,
-        repeat_penalty=1.1, seed=0, stop (a str or a list), ignore_eos, timeout_ms, truncate, …
+        repeat_penalty=1.1, seed=0, stop (a str or a list), choices, json_schema, ignore_eos, timeout_ms,
+        truncate, …
         ValueError (an option, a prompt that does not fit), TimeoutError, Canceled (cancel was set)."""
         core = self._core("story")
         if isinstance(prompt, str):
             return core.generate((prompt,), 0, _options(options), cancel)[0]
-        return [core.generate((p,), 0, _options(options), cancel)[0] for p in prompt]
+        return core.generate(prompt, 0, _options(options), cancel)
 
     def stream(self, prompt: str | Iterable[str], *, cancel: threading.Event | None = None,
                **options: Any) -> Stream:
@@ -307,6 +309,14 @@ class Model:
         make: Any = Codes if form == BITS else Vectors
         return make(b"".join(p.tobytes() for p in parts), parts[0].shape[1], parts[0].model_id)
 
+    def classify(self, text: str, labels: Sequence[str], *, cancel: threading.Event | None = None,
+                 **options: Any) -> dict[str, float]:
+        """How probable each label is for a text, the most probable first; they sum to 1.  What embeds
+        compares embeddings; Model("story") and other decoders are asked."""
+        names = list(labels)
+        found = self._core("embed").classify(text, json.dumps(names).encode(), _options(options), cancel)
+        return dict(sorted(zip(names, found), key=lambda pair: -pair[1]))
+
     # ---- measuring -------------------------------------------------------------------------
 
     def logits(self, text: str | Sequence[int], **options: Any) -> Vectors:
@@ -319,3 +329,11 @@ class Model:
         which nothing stands.  Of a text (with its frame) or of ids."""
         ids = self.tokenize(text, frame=True) if isinstance(text, str) else text
         return self._core("story").score(ids, _options(options), None).tolist()[0]
+
+    def perplexity(self, text: str, **options: Any) -> float:
+        """exp of minus the mean log probability of a text's tokens that have something before them
+        (for long texts in windows: `bitlm perplexity`).  ValueError: fewer than 2 tokens, more than n_ctx."""
+        scores = self.score(text, **options)
+        if len(scores) < 2:
+            raise ValueError(f"the text has {len(scores)} tokens, but a perplexity needs 2")
+        return math.exp(-math.fsum(scores) / (len(scores) - 1))

@@ -98,7 +98,32 @@ def test_score_and_logits_agree(model):
         assert abs(scores[i] - expected) < 1e-4
 
 
+def test_classify(model):
+    labels = ["taxes", "love", "weather"]
+    found = model.classify("The tax office wants its money", labels)
+    assert list(found) == sorted(labels, key=lambda x: -found[x]) and next(iter(found)) == "taxes"
+    assert abs(sum(found.values()) - 1) < 1e-9
+    with bitlm.Model("story") as story:
+        assert abs(sum(story.classify("Once upon a time", labels).values()) - 1) < 1e-9
+
+
+def test_an_answer_of_a_given_form(model):
+    assert model.generate("The fox is", choices=["red", "blue"]) in ("red", "blue")
+    answers = model.generate(["The fox is", "The sky is"], choices=["red", "blue"])
+    assert set(answers) <= {"red", "blue"}
+
+
+def test_perplexity(model):
+    text = "Once upon a time there was a king"
+    scores = model.score(text)
+    assert abs(model.perplexity(text) - math.exp(-sum(scores[1:]) / (len(scores) - 1))) < 1e-6
+
+
 BAD = [
+    (lambda m: m.classify("x", []), ValueError, "choices"),
+    (lambda m: m.classify("x", ["a", "a"]), ValueError, "a"),
+    (lambda m: m.perplexity(""), ValueError, "tokens"),
+
     (lambda m: m.generate("x", max_token=3), ValueError, "max_token"),
     (lambda m: m.generate("x", top_p=0), ValueError, "top_p"),
     (lambda m: m.generate("x", model="story"), TypeError, "model"),
