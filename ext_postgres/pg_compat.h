@@ -1,0 +1,53 @@
+/* pg_compat.h - every difference between PostgreSQL 13 to 18 that ext_postgres meets.
+ *
+ * The other files are written for PostgreSQL 15, Debian 12's; what a later or earlier
+ * server calls otherwise gets its name here. */
+#ifndef BLPG_COMPAT_H
+#define BLPG_COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM < 130000
+#error "bitlm needs PostgreSQL 13 or later"
+#endif
+
+#include "access/genam.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/varbit.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* 14 told aminsert whether an UPDATE left the indexed columns alone. */
+#if PG_VERSION_NUM >= 140000
+#define BLPG_INDEX_UNCHANGED bool indexUnchanged,
+#else
+#define BLPG_INDEX_UNCHANGED
+#endif
+
+/* 18: the row's estimates of a path learnt a third, the number of disabled nodes; the
+ * arguments of amcostestimate stay. */
+
+/* 14 gave GUC names a reserved prefix, 15 a function with a better name. */
+#if PG_VERSION_NUM >= 150000
+#define blpg_reserve_prefix(prefix) MarkGUCPrefixReserved(prefix)
+#else
+#define blpg_reserve_prefix(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+/* 17: index_build asks the access method whether it builds in parallel. */
+#if PG_VERSION_NUM >= 170000
+#define BLPG_SERVER_PLANS_WORKERS 1
+#else
+#define BLPG_SERVER_PLANS_WORKERS 0
+#endif
+
+/* 14: flags of a transaction that only builds an index, which workers repeat. */
+#if PG_VERSION_NUM >= 140000
+#define BLPG_HAS_STATUS_FLAGS 1
+#else
+#define BLPG_HAS_STATUS_FLAGS 0
+#endif
+
+#endif
