@@ -48,7 +48,7 @@ extern void blpg_free_at_end(FmgrInfo *flinfo);
 typedef struct blpg_option
 {
 	const char *name;			/* as in bitlm.h */
-	char		kind;			/* 'i'nteger, 'l' bigint, 'f' double precision, 'b'oolean, 't'ext, 'a' text[] */
+	char		kind;			/* 'i'nteger, 'l' bigint, 'f' double precision, 'b'oolean, 't'ext, 'a' text[], 'j'sonb */
 } blpg_option;
 
 extern const blpg_option blpg_generate_options[];
@@ -79,7 +79,5 @@ extern int	blpg_embedding_bits(blpg_call *call);
 /* ---- pg_codes.c ---- */
 extern void blpg_same_length(const VarBit *a, const VarBit *b, const char *what);
 
-/* ---- am_handler.c ---- */
-extern void blpg_init_am(void);
 
 #endif

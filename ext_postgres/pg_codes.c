@@ -4,7 +4,6 @@
  *                                     a type with btree order that an index may return
  *     bitlm_hamming(a, b)             the same as an integer
  *     bitlm_similarity(a, b)          equal bits / bits
- *     a <^%> b, bitlm_jaccard(a, b)   1 - |a and b| / |a or b|; 0 where both are empty
  *     bitlm_within(code, q, r)        code <^> q <= r.  Its support function gives the
  *                                     planner the index condition code <@ bitlm_sphere(q, r)
  *
@@ -54,7 +53,6 @@ hamming(FunctionCallInfo fcinfo, const char *what, int *bits)
 PG_FUNCTION_INFO_V1(blpg_hamming);
 PG_FUNCTION_INFO_V1(blpg_distance);
 PG_FUNCTION_INFO_V1(blpg_similarity);
-PG_FUNCTION_INFO_V1(blpg_jaccard);
 
 Datum
 blpg_hamming(PG_FUNCTION_ARGS)
@@ -79,16 +77,6 @@ blpg_similarity(PG_FUNCTION_ARGS)
 	uint64_t	distance = hamming(fcinfo, "bitlm_similarity", &bits);
 
 	PG_RETURN_FLOAT8(bits == 0 ? 1.0 : ((double) bits - (double) distance) / (double) bits);
-}
-
-Datum
-blpg_jaccard(PG_FUNCTION_ARGS)
-{
-	VarBit	   *a = PG_GETARG_VARBIT_P(0),
-			   *b = PG_GETARG_VARBIT_P(1);
-
-	blpg_same_length(a, b, "bitlm_jaccard");
-	PG_RETURN_FLOAT8(1.0 - bitlm_jaccard(VARBITS(a), VARBITS(b), VARBITBYTES(a)));
 }
 
 /* ---- ranges ---- */

@@ -57,7 +57,7 @@ embed(FunctionCallInfo fcinfo, const char *name, int32_t format, bool pinned)
 {
 	static const blpg_option model_option[] = {{"model", 't'}};
 	blpg_call	call;
-	bitlm_text	text,
+	bitlm_text	value,
 				id;
 	int			bits;
 	size_t		stride;
@@ -66,7 +66,7 @@ embed(FunctionCallInfo fcinfo, const char *name, int32_t format, bool pinned)
 
 	if (PG_ARGISNULL(0) || (pinned && PG_ARGISNULL(1)))
 		PG_RETURN_NULL();
-	text = blpg_utf8_text(PG_GETARG_TEXT_PP(0));
+	value = blpg_utf8_text(PG_GETARG_TEXT_PP(0));
 	blpg_begin(&call, name, fcinfo, 1, model_option, PG_NARGS() > 1 && !pinned ? 1 : 0);
 	blpg_free_at_end(fcinfo->flinfo);
 	PG_TRY();
@@ -96,7 +96,7 @@ embed(FunctionCallInfo fcinfo, const char *name, int32_t format, bool pinned)
 			out = ARR_DATA_PTR(array);
 			stride = (size_t) bits * sizeof(float4);
 		}
-		blpg_check(&call, bitlm_embed_batch(blpg_core(&call), &text, 1, format, &call.options, out, stride, NULL,
+		blpg_check(&call, bitlm_embed_batch(blpg_core(&call), &value, 1, format, &call.options, out, stride, NULL,
 											&call.error));
 	}
 	PG_FINALLY();

@@ -15,7 +15,6 @@
 #include <sys/stat.h>
 
 #include "catalog/pg_type.h"
-#include "common/hex.h"
 #include "funcapi.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"

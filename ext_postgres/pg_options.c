@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/jsonb.h"
 
 /* In the order of the SQL functions' arguments. */
 const blpg_option blpg_generate_options[] = {
@@ -23,6 +24,8 @@ const blpg_option blpg_generate_options[] = {
 	{"repeat_penalty", 'f'},
 	{"seed", 'l'},
 	{"stop", 'a'},
+	{"choices", 'a'},
+	{"json_schema", 'j'},
 	{"model", 't'},
 	{"ignore_eos", 'b'},
 	{"n_ctx", 'i'},
@@ -31,6 +34,8 @@ const blpg_option blpg_generate_options[] = {
 	{"timeout_ms", 'i'},
 	{"truncate", 't'},
 	{"on_error", 't'},
+	{"rows", 'i'},
+	{"lookup", 'i'},
 };
 const int	blpg_n_generate_options = lengthof(blpg_generate_options);
 
@@ -67,6 +72,7 @@ static void
 add_option(StringInfo json, const blpg_option *option, Datum value, const char *function)
 {
 	double		number;
+	Jsonb	   *schema;
 
 	appendStringInfo(json, "%c\"%s\":", json->len == 0 ? '{' : ',', option->name);
 	switch (option->kind)
@@ -87,6 +93,10 @@ add_option(StringInfo json, const blpg_option *option, Datum value, const char *
 			break;
 		case 'b':
 			appendStringInfoString(json, DatumGetBool(value) ? "true" : "false");
+			break;
+		case 'j':
+			schema = DatumGetJsonbP(value);
+			JsonbToCString(json, &schema->root, VARSIZE(schema));
 			break;
 		case 't':
 			add_string(json, DatumGetTextPP(value));

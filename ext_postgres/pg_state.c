@@ -35,7 +35,8 @@ struct blpg_session
 	Size		bytes;			/* that the core asked for */
 	int32_t		n_ctx,
 				kv_type,
-				threads;
+				threads,
+				rows;
 	bool		busy;
 };
 
@@ -266,7 +267,7 @@ blpg_borrow(blpg_call *call)
 	for (session = sessions; session; session = session->next)
 	{
 		if (!session->busy && session->model == call->model && session->n_ctx == o->n_ctx &&
-			session->kv_type == o->kv_type && session->threads == o->threads)
+			session->kv_type == o->kv_type && session->threads == o->threads && session->rows == o->rows)
 		{
 			session->busy = true;
 			call->session = session;
@@ -291,6 +292,7 @@ blpg_borrow(blpg_call *call)
 	session->n_ctx = o->n_ctx;
 	session->kv_type = o->kv_type;
 	session->threads = o->threads;
+	session->rows = o->rows;
 	session->busy = true;
 	session->next = sessions;
 	sessions = session;

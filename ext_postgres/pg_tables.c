@@ -1,6 +1,7 @@
 /* pg_tables.c - functions that return rows.
  *
  *     bitlm_stream(prompt, ...)            (n, token, piece, logprob), a row per token
+ *     bitlm_generate_each(text[], ...)     (idx, text), decoded together
  *     bitlm_chunk(text, size, overlap)     (seq, chunk, start, length)
  *     bitlm_embed_each(text[] [, model])   (idx, code), embedded together
  *
@@ -127,6 +128,89 @@ blpg_stream(PG_FUNCTION_ARGS)
 	values[3] = Float4GetDatum(piece.logprob);
 	nulls[1] = piece.token < 0;
 	nulls[3] = piece.token < 0 || isnan(piece.logprob);
+	SRF_RETURN_NEXT(context, row(context, values, nulls));
+}
+
+/* ---- bitlm_generate_each ---- */
+
+typedef struct rows_state
+{
+	blpg_call	call;
+	Datum	   *values;			/* (n) texts; NULL where there is none */
+	bool	   *nulls;
+	int			n;
+} rows_state;
+
+/* The prompts step together, so all answers are made at the first call. */
+static void
+rows_begin(FuncCallContext *context, FunctionCallInfo fcinfo)
+{
+	MemoryContext old = MemoryContextSwitchTo(context->multi_call_memory_ctx);
+	rows_state *state = first_call(context, fcinfo, sizeof *state);
+	blpg_call  *call = &state->call;
+	bitlm_piece piece = {.size = sizeof piece};
+	bitlm_text *prompts;
+	StringInfo	answers;
+	int		   *which;
+	int			n = 0;
+	bitlm_status status;
+
+	call->error.size = sizeof call->error;
+	if (!PG_ARGISNULL(0))
+	{
+		blpg_begin(call, "bitlm_generate_each", fcinfo, 1, blpg_generate_options, blpg_n_generate_options);
+		if (call->options.rows == 0)
+			call->options.rows = 16;
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P_COPY(0), TEXTOID, -1, false, TYPALIGN_INT, &state->values,
+						  &state->nulls, &state->n);
+		prompts = palloc((state->n + 1) * sizeof *prompts);
+		answers = palloc((state->n + 1) * sizeof *answers);
+		which = palloc((state->n + 1) * sizeof *which);
+		for (int i = 0; i < state->n; i++)
+		{
+			if (state->nulls[i])
+				continue;
+			prompts[n] = blpg_utf8_text(DatumGetTextPP(state->values[i]));
+			initStringInfo(&answers[n]);
+			which[n++] = i;
+		}
+		blpg_model(call, *blpg_default_model ? blpg_default_model : "story");
+		blpg_borrow(call);
+		status = n > 0 ? bitlm_generate_start(blpg_core(call), prompts, (size_t) n, 0, &call->options, &call->error)
+			: BITLM_DONE;
+		while (status == BITLM_OK)
+		{
+			status = bitlm_generate_next(blpg_core(call), &piece, &call->error);
+			if (status == BITLM_OK && piece.text_length > 0)
+				appendBinaryStringInfo(&answers[piece.row], piece.text, (int) piece.text_length);
+		}
+		blpg_check(call, status);
+		for (int i = 0; i < n; i++)
+			state->values[which[i]] = PointerGetDatum(blpg_server_text(answers[i].data, (size_t) answers[i].len));
+		blpg_end(call);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+PG_FUNCTION_INFO_V1(blpg_generate_each);
+
+Datum
+blpg_generate_each(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *context;
+	rows_state *state;
+	Datum		values[2];
+	bool		nulls[2] = {false};
+
+	if (SRF_IS_FIRSTCALL())
+		rows_begin(SRF_FIRSTCALL_INIT(), fcinfo);
+	context = SRF_PERCALL_SETUP();
+	state = context->user_fctx;
+	if (context->call_cntr >= (uint64) state->n)
+		SRF_RETURN_DONE(context);
+	values[0] = Int32GetDatum((int32) context->call_cntr + 1);
+	values[1] = state->values[context->call_cntr];
+	nulls[1] = state->nulls[context->call_cntr];
 	SRF_RETURN_NEXT(context, row(context, values, nulls));
 }
 

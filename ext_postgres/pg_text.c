@@ -2,6 +2,7 @@
  *
  *     bitlm_generate(prompt, ...)         the continuation
  *     bitlm_chat(messages jsonb, ...)     the answer to [{"role": …, "content": …}, …]
+ *     bitlm_classify(text, labels)       how probable each label is, jsonb
  *     bitlm_tokenize(text, model)         integer[], bitlm_detokenize the way back
  *     bitlm_token_count(text, model)
  *
@@ -14,6 +15,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 
 /* ---- encodings ---- */
 
@@ -152,6 +154,51 @@ blpg_chat(PG_FUNCTION_ARGS)
 	return generate(fcinfo, "bitlm_chat", blpg_utf8(json, (int) strlen(json)), BITLM_GENERATE_CHAT);
 }
 
+/* ---- classify ---- */
+
+PG_FUNCTION_INFO_V1(blpg_classify);
+
+Datum
+blpg_classify(PG_FUNCTION_ARGS)
+{
+	static const blpg_option options[] = {{"choices", 'a'}, {"model", 't'}, {"n_ctx", 'i'}, {"threads", 'i'},
+	{"timeout_ms", 'i'}, {"truncate", 't'}};
+	blpg_call	call;
+	bitlm_text	value;
+	double	   *probabilities;
+	char	   *json;
+	size_t		length = 0;
+	bitlm_status status;
+	volatile Datum result = (Datum) 0;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	value = blpg_utf8_text(PG_GETARG_TEXT_PP(0));
+	blpg_begin(&call, "bitlm_classify", fcinfo, 1, options, lengthof(options));
+	blpg_free_at_end(fcinfo->flinfo);
+	PG_TRY();
+	{
+		blpg_model(&call, "embed");
+		blpg_borrow(&call);
+		probabilities = palloc((call.options.n_choices + 1) * sizeof(double));
+		blpg_check(&call, bitlm_classify(blpg_core(&call), value.data, value.length, &call.options, probabilities,
+										 &call.error));
+		status = bitlm_classification_json(&call.options, probabilities, NULL, 0, &length, &call.error);
+		if (status != BITLM_LIMIT || length == 0)
+			blpg_check(&call, status);
+		json = palloc(length + 1);
+		blpg_check(&call, bitlm_classification_json(&call.options, probabilities, json, length, &length, &call.error));
+		json[length] = 0;
+		result = DirectFunctionCall1(jsonb_in, CStringGetDatum(pg_any_to_server(json, (int) length, PG_UTF8)));
+	}
+	PG_FINALLY();
+	{
+		blpg_end(&call);
+	}
+	PG_END_TRY();
+	PG_RETURN_DATUM(result);
+}
+
 /* ---- tokens ---- */
 
 static const blpg_option model_option[] = {{"model", 't'}};
@@ -201,7 +248,7 @@ Datum
 blpg_tokenize(PG_FUNCTION_ARGS)
 {
 	blpg_call	call;
-	bitlm_text	text;
+	bitlm_text	value;
 	size_t		n = 0,
 				capacity;
 	Size		bytes;
@@ -209,12 +256,12 @@ blpg_tokenize(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	text = blpg_utf8_text(PG_GETARG_TEXT_PP(0));
+	value = blpg_utf8_text(PG_GETARG_TEXT_PP(0));
 	blpg_begin(&call, "bitlm_tokenize", fcinfo, 1, model_option, 1);
 	PG_TRY();
 	{
 		blpg_model(&call, default_generator());
-		blpg_check(&call, tokenize(&call, text, NULL, 0, &n));
+		blpg_check(&call, tokenize(&call, value, NULL, 0, &n));
 		capacity = n;
 		if (capacity > (MaxAllocSize - ARR_OVERHEAD_NONULLS(1)) / sizeof(int32))
 			blpg_check(&call, blpg_error(&call, BITLM_LIMIT, "the text has %zu tokens, too many for an array", n));
@@ -229,7 +276,7 @@ blpg_tokenize(PG_FUNCTION_ARGS)
 			result->elemtype = INT4OID;
 			ARR_DIMS(result)[0] = (int) capacity;
 			ARR_LBOUND(result)[0] = 1;
-			blpg_check(&call, tokenize(&call, text, (int32_t *) ARR_DATA_PTR(result), capacity, &n));
+			blpg_check(&call, tokenize(&call, value, (int32_t *) ARR_DATA_PTR(result), capacity, &n));
 		}
 	}
 	PG_FINALLY();
