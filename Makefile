@@ -3,6 +3,8 @@
 #   make          build/bitlm, build/bitlm0.so, build/libbitlm.so, build/libbitlm.a
 #   make deps     installs what is missing, and prints it
 #   make python   the Python package, build/python/bitlm, for Debian's Python (PYTHON)
+#   make pg       the PostgreSQL extension, built and installed (PG_CONFIG)
+#   make demo-pg  the same, shown in psql with a cluster of its own
 #   make demo     deps, build, the main job shown in the sqlite3 shell
 #   make check    deps, build, every test
 #   make asan | ubsan | tsan | valgrind    the C tests under a checker
@@ -40,6 +42,15 @@ python:
 	@$(MAKE) --no-print-directory all
 	@.ci/python_tree.sh build/meson build/python
 
+# Installing needs the rights to write into the server's folders.
+pg:
+	@.ci/deps.sh postgresql
+	@$(MAKE) --no-print-directory all
+	@.ci/pg.sh
+
+demo-pg: pg
+	@tests/postgres/cluster.sh tests/demo/demo-pg.sh
+
 demo: deps
 	@$(MAKE) --no-print-directory all
 	@tests/demo/demo.sh
@@ -60,6 +71,6 @@ fuzz: deps
 	@.ci/fuzz.sh
 
 clean:
-	rm -rf build
+	rm -rf build ext_postgres/*.o ext_postgres/bitlm.so
 
-.PHONY: all deps python demo check bench install asan ubsan tsan valgrind fuzz clean
+.PHONY: all deps pg demo-pg python demo check bench install asan ubsan tsan valgrind fuzz clean

@@ -10,7 +10,7 @@ export PYTHON=${PYTHON:-$(command -v /usr/bin/python3 || echo python3)}
 began=$SECONDS
 masked="test_parity test_run"
 
-.ci/deps.sh python || exit 1
+.ci/deps.sh python postgresql || exit 1
 make --no-print-directory python || exit 1
 
 if [ -e tests/kernels/checkkernels.c ]; then
@@ -29,5 +29,7 @@ for dir in tests/sqlite tests/cli tests/python tests/demo tests/build; do
         step "pytest $dir" timeout 900 "$PYTHON" -m pytest -q -p no:cacheprovider $dir
     fi
 done
+step "make pg" make --no-print-directory pg
+step "pytest tests/postgres" timeout 300 tests/postgres/cluster.sh "$PYTHON" -m pytest -q -p no:cacheprovider tests/postgres
 step "address and undefined-behaviour sanitizers" .ci/sanitize.sh asan short
 finish "make check" $((SECONDS - began))

@@ -1,6 +1,6 @@
 #!/bin/sh
-# deps.sh [python] [valgrind] [fuzz]: installs what the build and the tests lack, after
-# printing it.  Looks for the tools themselves, so it says nothing on a machine
+# deps.sh [python] [postgresql] [valgrind] [fuzz]: installs what the build and the tests lack,
+# after printing it.  Looks for the tools themselves, so it says nothing on a machine
 # that has them from elsewhere.  Without apt or root it prints the list and stops.
 set -eu
 
@@ -16,6 +16,11 @@ python() { "$(command -v /usr/bin/python3 || echo python3)" -c "import $1"; }
 python_headers() {
     "$(command -v /usr/bin/python3 || echo python3)" -c 'import os, sysconfig
 open(os.path.join(sysconfig.get_path("include"), "Python.h"))'
+}
+postgres_headers() {
+    config=${PG_CONFIG:-$(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -V | tail -1)}
+    bin=$("${config:-pg_config}" --bindir) && [ -x "$bin/initdb" ] &&
+        [ -e "$("${config:-pg_config}" --includedir-server)/postgres.h" ]
 }
 either() { [ -x "/usr/bin/$1" ] || "$1" --version; } # a shim on PATH may lead nowhere
 
@@ -37,10 +42,14 @@ need python3-jsonschema python jsonschema
 for extra in "$@"; do
     case $extra in
     python) need python3-dev python_headers ;;
+    postgresql)
+        need "postgresql-15 postgresql-server-dev-15" postgres_headers
+        need python3-psycopg2 python psycopg2
+        ;;
     valgrind) need valgrind command -v valgrind ;;
     fuzz) need "clang libclang-rt-14-dev" command -v clang ;;
     *)
-        echo "deps.sh: '$extra' is not python, valgrind or fuzz" >&2
+        echo "deps.sh: '$extra' is not python, postgresql, valgrind or fuzz" >&2
         exit 2
         ;;
     esac

@@ -229,7 +229,7 @@ bitlm_status bitlm_classification_json(const bitlm_options *options, const doubl
     bitlm_status status = BITLM_NOMEM;
     char *dumped = NULL;
     bl_error_clear(error);
-    json_t *object = json_object();
+    json_t *object = json_pack("{}"); /* PostgreSQL exports a json_object() of its own, which would come first */
     uint8_t *used = calloc(n + 1, 1);
     for (size_t i = 0; i < n && object && used; i++) {
         size_t best = n;

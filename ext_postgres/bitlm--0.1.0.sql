@@ -1,0 +1,124 @@
+-- bitlm--0.1.0.sql: what CREATE EXTENSION bitlm makes.
+--
+-- A NULL option takes the default of the core's table of options (docs/POSTGRES.md), which
+-- is why those functions are not STRICT.  COST is in units of cpu_operator_cost: an
+-- embedding is worth an index and parallel workers.
+\echo Use "CREATE EXTENSION bitlm" to load this file. \quit
+
+CREATE FUNCTION bitlm_version() RETURNS text
+	AS 'MODULE_PATHNAME', 'blpg_version' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+-- text -------------------------------------------------------------------------
+
+CREATE FUNCTION bitlm_generate(prompt text,
+	max_tokens integer DEFAULT NULL, temperature double precision DEFAULT NULL,
+	top_p double precision DEFAULT NULL, top_k integer DEFAULT NULL, min_p double precision DEFAULT NULL,
+	repeat_penalty double precision DEFAULT NULL, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL,
+	choices text[] DEFAULT NULL, json_schema jsonb DEFAULT NULL,
+	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
+	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
+	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL) RETURNS text
+	AS 'MODULE_PATHNAME', 'blpg_generate' LANGUAGE C STABLE PARALLEL SAFE COST 10000000;
+
+CREATE FUNCTION bitlm_chat(messages jsonb,
+	max_tokens integer DEFAULT NULL, temperature double precision DEFAULT NULL,
+	top_p double precision DEFAULT NULL, top_k integer DEFAULT NULL, min_p double precision DEFAULT NULL,
+	repeat_penalty double precision DEFAULT NULL, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL,
+	choices text[] DEFAULT NULL, json_schema jsonb DEFAULT NULL,
+	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
+	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
+	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL) RETURNS text
+	AS 'MODULE_PATHNAME', 'blpg_chat' LANGUAGE C STABLE PARALLEL SAFE COST 10000000;
+
+CREATE FUNCTION bitlm_stream(prompt text,
+	max_tokens integer DEFAULT NULL, temperature double precision DEFAULT NULL,
+	top_p double precision DEFAULT NULL, top_k integer DEFAULT NULL, min_p double precision DEFAULT NULL,
+	repeat_penalty double precision DEFAULT NULL, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL,
+	choices text[] DEFAULT NULL, json_schema jsonb DEFAULT NULL,
+	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
+	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
+	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL,
+	OUT n integer, OUT token integer, OUT piece text, OUT logprob real) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'blpg_stream' LANGUAGE C STABLE PARALLEL SAFE COST 10000000 ROWS 128;
+
+CREATE FUNCTION bitlm_generate_each(prompts text[],
+	max_tokens integer DEFAULT NULL, temperature double precision DEFAULT NULL,
+	top_p double precision DEFAULT NULL, top_k integer DEFAULT NULL, min_p double precision DEFAULT NULL,
+	repeat_penalty double precision DEFAULT NULL, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL,
+	choices text[] DEFAULT NULL, json_schema jsonb DEFAULT NULL,
+	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
+	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
+	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL,
+	OUT idx integer, OUT text text) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'blpg_generate_each' LANGUAGE C STABLE PARALLEL SAFE COST 100000000 ROWS 100;
+
+CREATE FUNCTION bitlm_classify(value text, labels text[], model text DEFAULT NULL, n_ctx integer DEFAULT NULL,
+	threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL, truncate text DEFAULT NULL) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'blpg_classify' LANGUAGE C STABLE PARALLEL SAFE COST 1000000;
+
+CREATE FUNCTION bitlm_tokenize(value text, model text DEFAULT NULL) RETURNS integer[]
+	AS 'MODULE_PATHNAME', 'blpg_tokenize' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+CREATE FUNCTION bitlm_detokenize(ids integer[], model text DEFAULT NULL) RETURNS text
+	AS 'MODULE_PATHNAME', 'blpg_detokenize' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+CREATE FUNCTION bitlm_token_count(value text, model text DEFAULT NULL) RETURNS integer
+	AS 'MODULE_PATHNAME', 'blpg_token_count' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+
+CREATE FUNCTION bitlm_chunk(value text, size integer, overlap integer DEFAULT 0, model text DEFAULT NULL,
+	OUT seq integer, OUT chunk text, OUT start integer, OUT length integer) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'blpg_chunk' LANGUAGE C STABLE PARALLEL SAFE COST 10000 ROWS 20;
+
+-- embedding ----------------------------------------------------------------------
+
+CREATE FUNCTION bitlm_embed(value text) RETURNS bit
+	AS 'MODULE_PATHNAME', 'blpg_embed' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
+CREATE FUNCTION bitlm_embed(value text, model text) RETURNS bit
+	AS 'MODULE_PATHNAME', 'blpg_embed_model' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
+CREATE FUNCTION bitlm_embed_pinned(value text, model_id text) RETURNS bit
+	AS 'MODULE_PATHNAME', 'blpg_embed_pinned' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
+CREATE FUNCTION bitlm_embed_f32(value text, model text DEFAULT NULL) RETURNS real[]
+	AS 'MODULE_PATHNAME', 'blpg_embed_f32' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
+CREATE FUNCTION bitlm_embed_each(texts text[], model text DEFAULT NULL, OUT idx integer, OUT code bit)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'blpg_embed_each' LANGUAGE C STABLE PARALLEL SAFE COST 1000000 ROWS 100;
+
+-- codes and vectors ----------------------------------------------------------------
+
+CREATE FUNCTION bitlm_hamming(a bit, b bit) RETURNS integer
+	AS 'MODULE_PATHNAME', 'blpg_hamming' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION bitlm_distance(a bit, b bit) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'blpg_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION bitlm_similarity(a bit, b bit) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'blpg_similarity' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION bitlm_cosine(a real[], b real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'blpg_cosine' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION bitlm_binarize(vector real[], threshold real DEFAULT 0) RETURNS bit
+	AS 'MODULE_PATHNAME', 'blpg_binarize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE OPERATOR <^> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = bitlm_distance, COMMUTATOR = '<^>');
+
+CREATE TYPE bitlm_sphere AS (center bit varying, radius integer);
+CREATE FUNCTION bitlm_sphere(center bit, radius integer) RETURNS bitlm_sphere
+	AS 'MODULE_PATHNAME', 'blpg_sphere' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION bitlm_in_sphere(code bit, sphere bitlm_sphere) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'blpg_in_sphere' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE OPERATOR <@ (LEFTARG = bit, RIGHTARG = bitlm_sphere, FUNCTION = bitlm_in_sphere, RESTRICT = contsel);
+CREATE FUNCTION bitlm_within_support(internal) RETURNS internal
+	AS 'MODULE_PATHNAME', 'blpg_within_support' LANGUAGE C STRICT;
+CREATE FUNCTION bitlm_within(code bit, q bit, r integer) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'blpg_within' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE SUPPORT bitlm_within_support;
+
+-- models ---------------------------------------------------------------------------
+
+CREATE FUNCTION bitlm_models(OUT name text, OUT file text, OUT architecture text, OUT weight_type text,
+	OUT parameters bigint, OUT bytes bigint, OUT context_length integer, OUT bits integer,
+	OUT can_generate boolean, OUT can_chat boolean, OUT can_embed boolean, OUT error text) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'blpg_models' LANGUAGE C VOLATILE ROWS 5;
+CREATE VIEW bitlm_models AS SELECT * FROM @extschema@.bitlm_models();
+GRANT SELECT ON bitlm_models TO PUBLIC;
+CREATE FUNCTION bitlm_model_id(model text DEFAULT 'embed') RETURNS text
+	AS 'MODULE_PATHNAME', 'blpg_model_id' LANGUAGE C STABLE PARALLEL SAFE COST 1000;

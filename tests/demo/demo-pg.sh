@@ -1,0 +1,20 @@
+#!/bin/sh
+# demo-pg.sh: generate, embed and search as SQL typed into psql.  `make demo-pg` runs it
+# inside tests/postgres/cluster.sh, which lends it a cluster.
+set -e
+cd "$(dirname "$0")/../.."
+psql -X -q -v ON_ERROR_STOP=1 --echo-queries <<'END'
+CREATE EXTENSION bitlm;
+SELECT bitlm_generate('The fox said to the crow,', max_tokens => 30, seed => 4);
+SELECT bitlm_hamming(bitlm_embed('How do I get my money back?'), bitlm_embed('I want a refund.')) AS alike,
+       bitlm_hamming(bitlm_embed('How do I get my money back?'), bitlm_embed('The king of Sweden.')) AS unlike;
+CREATE TABLE notes(id integer PRIMARY KEY, source text, body text,
+                   code bit(384) GENERATED ALWAYS AS (bitlm_embed(body)) STORED);
+CREATE TEMP TABLE input(id integer, source text, body text);
+\copy input FROM 'tests/data/demo/notes.tsv' WITH (FORMAT csv, DELIMITER E'\t', QUOTE E'\b')
+\timing on
+INSERT INTO notes(id, source, body) SELECT * FROM input;
+\timing off
+SELECT id, code <^> bitlm_embed('the big statue in Rio de Janeiro') AS bits, left(body, 70) AS body
+  FROM notes ORDER BY bits LIMIT 3;
+END
