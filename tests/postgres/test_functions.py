@@ -226,6 +226,7 @@ def test_a_plain_user_reads_no_file(db):
     assert plain.state("SET bitlm.model_dir = '/etc'")[0] == "42501"
     assert plain.one("SELECT count(*) FROM bitlm_models") >= 2
     assert plain.one("SELECT length(bitlm_generate('Once', max_tokens => 3)) > 0")
+    db.one("SELECT bitlm_version()")
     assert db.state("SET bitlm.model_dir = 'relative'")[0] == "22023"
     plain.connection.close()
 
@@ -250,6 +251,6 @@ def test_no_symbol_of_jansson_is_the_servers(db):
     config = os.environ.get("PG_CONFIG", "pg_config")
     directory, bindir = (subprocess.run([config, flag], check=True, capture_output=True, text=True).stdout.strip()
                          for flag in ("--pkglibdir", "--bindir"))
-    wanted = {name for name in symbols(f"{directory}/bitlm.so", "-u") if name.startswith("json")}
+    wanted = {name for name in symbols(f"{directory}/bitlm.so", "-u") if name.startswith("json_")}
     assert len(wanted) > 10
     assert not wanted & symbols(f"{bindir}/postgres", "--defined-only")
