@@ -6,7 +6,7 @@
  * Each round makes a small database without faults, arms fault number n (failing once, in a second
  * sweep from then on), runs the scenario and disarms.  Whatever a statement answered, afterwards the
  * index must hold exactly what a plain table holds that every transaction changed with it, and its
- * integrity check must say ok.  The sweep ends with the first n that is never reached, or at LIMIT faults,
+ * integrity check must say ok, and no memory may stay behind.  The sweep ends with the first n that is never reached, or at LIMIT faults,
  * taken evenly.
  *
  * Run by tests/sqlite/test_index_faults.py. */
@@ -311,6 +311,7 @@ int main(int argc, char **argv)
     sqlite3_mem_methods memory;
     long n, total, step, limit, rounds = 0;
     int bad = 0, reached;
+    sqlite3_int64 base;
 
     if (argc < 4) {
         fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST]]\n");
@@ -344,6 +345,7 @@ int main(int argc, char **argv)
     if (scenario(1000000000, &reached) || verify(0))
         return 1;
     total = 1000000000 - countdown;
+    base = sqlite3_memory_used(); /* every connection is closed */
     step = total / limit > 0 ? total / limit : 1;
     printf("%ld places, every %ld\n", total, step);
     for (persistent = 0; persistent < 2 && !bad; persistent++) {
@@ -352,6 +354,11 @@ int main(int argc, char **argv)
             bad = scenario(n, &reached);
             if (!bad)
                 bad = verify(n);
+            if (!bad && sqlite3_memory_used() > base) {
+                fprintf(stderr, "fault %ld%s: %lld bytes leaked\n", n, persistent ? ", persistent" : "",
+                        (long long)(sqlite3_memory_used() - base));
+                bad = 1;
+            }
             rounds++;
         }
     }
