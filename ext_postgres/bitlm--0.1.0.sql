@@ -122,3 +122,15 @@ CREATE VIEW bitlm_models AS SELECT * FROM @extschema@.bitlm_models();
 GRANT SELECT ON bitlm_models TO PUBLIC;
 CREATE FUNCTION bitlm_model_id(model text DEFAULT 'embed') RETURNS text
 	AS 'MODULE_PATHNAME', 'blpg_model_id' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+
+-- the index ------------------------------------------------------------------------
+
+CREATE FUNCTION bitlm_handler(internal) RETURNS index_am_handler
+	AS 'MODULE_PATHNAME', 'blpg_handler' LANGUAGE C;
+CREATE ACCESS METHOD bitlm TYPE INDEX HANDLER bitlm_handler;
+CREATE OPERATOR CLASS bit_ops DEFAULT FOR TYPE bit USING bitlm AS
+	OPERATOR 1 <^> (bit, bit) FOR ORDER BY float_ops,
+	OPERATOR 2 <@ (bit, bitlm_sphere);
+CREATE FUNCTION bitlm_index_check(index regclass) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'blpg_index_check' LANGUAGE C STRICT;
+REVOKE ALL ON FUNCTION bitlm_index_check(regclass) FROM PUBLIC;

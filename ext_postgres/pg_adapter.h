@@ -80,4 +80,7 @@ extern int	blpg_embedding_bits(blpg_call *call);
 extern void blpg_same_length(const VarBit *a, const VarBit *b, const char *what);
 
 
+/* ---- am_handler.c ---- */
+extern void blpg_init_am(void);
+
 #endif

@@ -50,6 +50,7 @@ _PG_init(void)
 							&blpg_max_tokens, 128, 0, INT_MAX, PGC_USERSET, 0, NULL, NULL, NULL);
 	blpg_reserve_prefix("bitlm");
 	blpg_init_state();
+	blpg_init_am();
 }
 
 PG_FUNCTION_INFO_V1(blpg_version);
