@@ -57,7 +57,10 @@ def test_order_limit_filter_nulls(table):
     rows = same(db, "points", code(rng), 100000)
     assert len(rows) == 6040 and rows[-40:] == [None] * 40 and None not in rows[:-40]
     assert len(same(db, "points", code(rng), 50, "part %% 100 = 7")) == 50  # 1 % of the rows
-    assert same(db, "points", None, 100000) == [None] * 6040
+    sql = "SELECT id FROM points ORDER BY code <^> (SELECT code FROM points WHERE code IS NULL LIMIT 1)"
+    db.rows("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    assert "Order By" in "\n".join(row[0] for row in db.rows("EXPLAIN " + sql))
+    assert len(set(db.rows(sql))) == 6040  # every distance is NULL
     assert db.one("SELECT bitlm_index_check('points_code')") == 6040
 
 
