@@ -369,12 +369,12 @@ static PyObject *vectors_binarize(PyObject *self, PyObject *args, PyObject *kwar
 
 #define SHARED_METHODS                                                                             \
     {"numpy", array_numpy, METH_NOARGS,                                                            \
-     PyDoc_STR("numpy()\n--\n\nA read-only NumPy array of the same memory, shape (n, width).  "    \
+     PyDoc_STR("numpy($self, /)\n--\n\nA read-only NumPy array of the same memory, shape (n, width).  "    \
                "ImportError without NumPy.")},                                                     \
         {"tobytes", array_tobytes, METH_NOARGS,                                                    \
-         PyDoc_STR("tobytes()\n--\n\nAll rows, one after the other, as bytes.")},                  \
+         PyDoc_STR("tobytes($self, /)\n--\n\nAll rows, one after the other, as bytes.")},                  \
         {"tolist", array_tolist, METH_NOARGS,                                                      \
-         PyDoc_STR("tolist()\n--\n\nA list of rows, each a list of numbers.")},                    \
+         PyDoc_STR("tolist($self, /)\n--\n\nA list of rows, each a list of numbers.")},                    \
         {"_repr_html_", array_repr_html, METH_NOARGS, NULL},                                       \
         {"__reduce__", array_reduce, METH_NOARGS, NULL}
 
@@ -386,7 +386,7 @@ static PyMethodDef codes_methods[] = {
 static PyMethodDef vectors_methods[] = {
     SHARED_METHODS,
     {"binarize", (PyCFunction)(void (*)(void))vectors_binarize, METH_VARARGS | METH_KEYWORDS,
-     PyDoc_STR("binarize(threshold=0.0)\n--\n\nCodes of the signs: a bit is value > threshold, MSB first.")},
+     PyDoc_STR("binarize($self, threshold=0.0)\n--\n\nCodes of the signs: a bit is value > threshold, MSB first.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -414,7 +414,7 @@ static PyGetSetDef vectors_getset[] = {
     {Py_tp_dealloc, array_dealloc}, {Py_tp_repr, array_repr}, {Py_tp_richcompare, array_compare},  \
         {Py_tp_hash, PyObject_HashNotImplemented}, {Py_bf_getbuffer, array_getbuffer},             \
         {Py_sq_length, array_length}, {Py_sq_item, array_item}, {Py_mp_length, array_length},      \
-        {Py_mp_subscript, array_subscript}
+        {Py_mp_subscript, array_subscript}, {Py_tp_iter, PySeqIter_New}
 
 static PyType_Slot codes_slots[] = {
     SHARED_SLOTS,
