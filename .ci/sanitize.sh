@@ -43,6 +43,9 @@ fi
 if [ -e tests/kernels/checkkernels.c ]; then
     step "checkkernels, $kind" timeout 600 $prefix $dir/tests/checkkernels
 fi
+if [ "$2" = short ]; then
+    export BITLM_SHORT=1 # test_rows
+fi
 for name in $(c_tests); do
     unset CK_RUN_CASE
     if [ "$2" = short ] && [ "$name" = test_hash ]; then
