@@ -116,6 +116,10 @@ bitlm_status bls_model_named(bls_call *call, const char *name, size_t length,
                              bitlm_model **model);
 bitlm_status bls_describe(bls_call *call, bitlm_model *model, bitlm_model_info *info);
 
+/* sqlite_text.c: bytes of one embedding; UNSUPPORTED if the model cannot embed. */
+bitlm_status bls_embedding_bytes(bls_call *call, bitlm_model *model, int32_t format,
+                                 size_t *bytes);
+
 /* A session nobody uses, of the shape that the options ask for. */
 bitlm_status bls_borrow(bls_call *call, bitlm_model *model, bls_session **session);
 /* status: how the use ended.  NULL is ignored. */
@@ -130,6 +134,7 @@ int bls_register_codes(bls_state *state);  /* sqlite_codes.c */
 int bls_register_models(bls_state *state); /* sqlite_models.c */
 int bls_register_stream(bls_state *state); /* sqlite_stream.c */
 int bls_register_each(bls_state *state);   /* sqlite_each.c */
+int bls_register_embed_each(bls_state *state); /* sqlite_embed_each.c */
 int bls_register_chunk(bls_state *state);  /* sqlite_chunk.c */
 int bls_register_index(bls_state *state);  /* sqlite_index.c */
 

@@ -197,8 +197,8 @@ static void keep(sqlite3_context *context, const bls_state *state, const bitlm_t
     sqlite3_set_auxdata(context, 0, kept, sqlite3_free);
 }
 
-static bitlm_status embedding_bytes(bls_call *call, bitlm_model *model, int32_t format,
-                                    size_t *bytes)
+bitlm_status bls_embedding_bytes(bls_call *call, bitlm_model *model, int32_t format,
+                                 size_t *bytes)
 {
     bitlm_model_info info;
     bitlm_status status = bls_describe(call, model, &info);
@@ -233,7 +233,7 @@ static void embed(sqlite3_context *context, int argc, sqlite3_value **argv, cons
         return;
     status = bls_begin(&call, state, name, options);
     if (status || (status = bls_model(&call, "embed", &model)) ||
-        (status = embedding_bytes(&call, model, format, &bytes)) ||
+        (status = bls_embedding_bytes(&call, model, format, &bytes)) ||
         (status = bls_borrow(&call, model, &session)))
         goto end;
     row_began = 1;
