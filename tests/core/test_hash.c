@@ -108,7 +108,8 @@ static uint64_t hash_embed(const char *mask, int threads, int one_by_one) {
 
 static const char *const tiny_types[] = {"f16-f16", "Q8_0", "Q4_0", "Q4_1", "Q4_K_M", "Q6_K",
                                          "tq1_0-f16", "tq2_0-f16", "q2_0-f16", "i2_s-f16", "llama3", "yarn",
-                                         "qwen3moe", "qwen2moe", "embed"};
+                                         "qwen3moe", "qwen2moe", "embed", "falcon3-tq1_0", "trilm", "bonsai-q1_0",
+                                         "bonsai-q2_0", "bitnet-scale"};
 
 static uint64_t hash_tiny(const char *mask, int threads, const char *path) {
     int32_t ids[16] = {510, 12, 301, 77, 45, 400, 8, 255, 256, 300, 301, 302, 17, 99, 450, 3};

@@ -243,6 +243,39 @@ START_TEST(tiny_families) {
 }
 END_TEST
 
+static const char *const layouts[] = {"falcon3-i2_s", "falcon3-tq1_0", "trilm",     "bonsai-q1_0",
+                                      "bonsai-q2_0",  "bitnet-scale",  "bitnet-key"};
+
+/* 1-bit files against a float64 evaluation that quantizes inputs as ours does: what is left is float32. */
+START_TEST(tiny_layouts) {
+    static const int32_t ids[17] = {3, 17, 250, 9, 9, 128, 77, 1, 201, 64, 33, 5, 254, 100, 42, 8, 19};
+    char name[80];
+    size_t size, same = 0;
+    double square = 0;
+    snprintf(name, sizeof name, "tiny/tiny-%s.logits.f32", layouts[_i]);
+    float *want = load_file(name, &size);
+    ck_assert_uint_eq(size, 17 * 256 * sizeof(float));
+    snprintf(name, sizeof name, "tiny/tiny-%s.gguf.xz", layouts[_i]);
+    char *path = unpack(name);
+    bitlm_model *m = open_model(path, NULL);
+    float *got = logits_of(m, "{\"kv_type\":\"f32\"}", ids, 17);
+    for (size_t i = 0; i < 17 * 256; i++)
+        square += (double)want[i] * (double)want[i];
+    for (size_t t = 0; t < 17; t++)
+        same += argmax(got + t * 256, 256) == argmax(want + t * 256, 256);
+    double rms = sqrt(square / (17 * 256)), delta = max_difference(got, want, 17 * 256) / rms;
+    printf("tiny %-13s: max |delta| %.2g of the logits' rms %.2f, argmax equal %zu of 17\n", layouts[_i], delta, rms,
+           same);
+    ck_assert_double_le(delta, 1e-3);
+    ck_assert_uint_eq(same, 17);
+    free(got);
+    free(want);
+    bitlm_model_free(m);
+    remove(path);
+    free(path);
+}
+END_TEST
+
 /* Norms on the inputs of linear layers, the last token's vector: BitNet-embedding's graph. */
 START_TEST(tiny_embedder) {
     static const bitlm_text text = {"a letter about tax", 18};
@@ -282,6 +315,7 @@ int main(void) {
     tcase_add_test(c, embed_vectors_and_codes);
     tcase_add_loop_test(c, tiny_models, 0, (int)(sizeof tiny_types / sizeof *tiny_types));
     tcase_add_loop_test(c, tiny_families, 0, (int)(sizeof families / sizeof *families));
+    tcase_add_loop_test(c, tiny_layouts, 0, (int)(sizeof layouts / sizeof *layouts));
     tcase_add_test(c, tiny_embedder);
     suite_add_tcase(suite, c);
     return run_suite(suite);
