@@ -41,6 +41,10 @@ typedef struct bl_arch {
 
 const bl_arch *bl_arch_find(const char *name, size_t length);
 const bl_arch *bl_arch_at(int i);  /* NULL past the end */
+/* UNSUPPORTED, naming the architecture and, where it is known, why it cannot run. */
+bitlm_status bl_arch_refuse(bitlm_text arch, bitlm_error *error);
+/* UNSUPPORTED for a key that changes what a file computes and that bitlm does not compute. */
+bitlm_status bl_arch_refuse_keys(const bl_arch *arch, const bl_gguf *gguf, bitlm_error *error);
 const char *bl_arch_names(char *out, size_t cap);  /* "bitnet, bitnet-b1.58, …", NUL-terminated */
 
 #define BL_MAX_HEAD_DIM 1024

@@ -619,7 +619,6 @@ static void summarize(bitlm_model *m) {
 bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
     loader ld = {.m = m, .error = error};
     bitlm_text arch, text;
-    char shown[48], names[160];
     int ok;
     uint32_t mask = bl_cpu_env_mask(&ok);
     if (!ok)
@@ -633,10 +632,11 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
         return bl_error(error, BITLM_FORMAT, "the key general.architecture is missing or not a text");
     m->arch = bl_arch_find(arch.data, arch.length);
     if (!m->arch)
-        return bl_error(error, BITLM_UNSUPPORTED, "architecture '%s' is not supported: bitlm runs %s",
-                        bl_show(shown, sizeof shown, arch.data, arch.length), bl_arch_names(names, sizeof names));
+        return bl_arch_refuse(arch, error);
     ld.arch = m->arch->name;
-    s = read_shape(&ld);
+    s = bl_arch_refuse_keys(m->arch, m->gguf, error);
+    if (!s)
+        s = read_shape(&ld);
     if (!s)
         s = read_modes(&ld);
     /* TriLM's ternary layers were trained with float activations. */
