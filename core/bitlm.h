@@ -111,6 +111,8 @@ typedef struct bitlm_text {
 #define BITLM_LOAD_AUTO 0  /* mmap, but copy where others may write the file */
 #define BITLM_LOAD_MMAP 1
 #define BITLM_LOAD_COPY 2
+#define BITLM_ORDER_MSB 0
+#define BITLM_ORDER_LSB 1
 #define BITLM_ACT_AUTO 0
 #define BITLM_ACT_RELU2 1
 #define BITLM_ACT_SILU 2
@@ -136,6 +138,7 @@ typedef struct bitlm_options {
     int32_t lookup;          /* 0 .. 15: tokens guessed from the text so far and checked in one step; 0: off */
     int32_t timeout_ms;      /* 0: none */
     float threshold;         /* 0; finite; binarize: a bit is value > threshold, other calls ignore it */
+    int32_t order;           /* BITLM_ORDER_*; json "msb", "lsb": which bit of a byte is the first; bitlm_binarize of SQL */
     uint64_t seed;           /* 0; the same seed gives the same text */
     bitlm_text model;        /* {NULL,0}: the built-in of the call */
     bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
@@ -323,11 +326,17 @@ BITLM_API bitlm_status bitlm_score(bitlm_session *session, const int32_t *ids, s
 BITLM_API uint64_t bitlm_hamming(const void *a, const void *b, size_t n);
 /* Equal bits / bits, in [0, 1]; 1 for n = 0. */
 BITLM_API double bitlm_similarity(const void *a, const void *b, size_t n);
+/* Bits set in both / bits set in either, in [0, 1]; 1 if no bit is set. */
+BITLM_API double bitlm_jaccard(const void *a, const void *b, size_t n);
 /* Cosine of two float32 vectors of n values, in [-1, 1]; 0 if either is zero. */
 BITLM_API double bitlm_cosine(const float *a, const float *b, size_t n);
 /* Sign binarization: bit i = values[i] > threshold, MSB first, the last byte
  * padded with zero bits; out: (n+7)/8 bytes. */
 BITLM_API void bitlm_binarize(const float *values, size_t n, float threshold, uint8_t *out);
+
+/* Reverses the bits within each of n bytes: codes with the first bit lowest become codes with it highest, and
+ * back.  out may be code. */
+BITLM_API void bitlm_reverse_bits(const void *code, size_t n, uint8_t *out);
 
 /* The k nearest of n codes (n, code_bytes) to each query (n_queries, code_bytes), by Hamming distance, equal distances
  * by row.  filter: bit r % 8 of byte r / 8 admits row r; NULL: all.  rows and distances: (n_queries, k), the nearest

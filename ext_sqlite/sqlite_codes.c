@@ -2,10 +2,15 @@
  *
  *     bitlm_hamming(a, b)          differing bits of two codes, an INTEGER
  *     bitlm_similarity(a, b)       equal bits / bits, a REAL in [0, 1]
+ *     bitlm_jaccard(a, b)          bits set in both / bits set in either, a REAL in [0, 1];
+ *                                  1 if no bit is set
  *     bitlm_cosine(a, b)           cosine of two float32 BLOBs, a REAL in [-1, 1]; 0
  *                                  if either is zero
  *     bitlm_binarize(f32 [,opts])  float32 BLOB to packed bits, MSB first: a bit is
- *                                  value > {"threshold": 0}
+ *                                  value > {"threshold": 0}; {"order": "lsb"}: LSB first,
+ *                                  as sqlite-vec's vec_quantize_binary
+ *     bitlm_reverse_bits(code)     the bits of each byte the other way round: one order
+ *                                  to the other
  *
  * Codes are BLOBs as bitlm_embed makes them, vectors little-endian float32 as
  * bitlm_embed_f32 makes them.  Two arguments of different length are an error: one
@@ -109,6 +114,24 @@ static void fn_similarity(sqlite3_context *context, int argc, sqlite3_value **ar
     bls_end(&call);
 }
 
+static void fn_jaccard(sqlite3_context *context, int argc, sqlite3_value **argv)
+{
+    const void *data[2];
+    bls_call call;
+    bitlm_status status;
+    size_t length;
+
+    if (any_null(argc, argv))
+        return;
+    bls_begin(&call, sqlite3_user_data(context), "bitlm_jaccard", NULL);
+    status = pair(&call, argv, data, &length);
+    if (status)
+        bls_fail(&call, context, status);
+    else
+        sqlite3_result_double(context, bitlm_jaccard(data[0], data[1], length));
+    bls_end(&call);
+}
+
 static void fn_cosine(sqlite3_context *context, int argc, sqlite3_value **argv)
 {
     const void *data[2];
@@ -160,11 +183,38 @@ static void fn_binarize(sqlite3_context *context, int argc, sqlite3_value **argv
         goto end;
     }
     bitlm_binarize(values, length / sizeof(float), call.options.threshold, out);
+    if (call.options.order == BITLM_ORDER_LSB)
+        bitlm_reverse_bits(out, bytes, out);
     sqlite3_result_blob64(context, out, bytes, sqlite3_free);
 end:
     sqlite3_free(copy);
     if (status && !bls_forgiven(&call, status))
         bls_fail(&call, context, status);
+    bls_end(&call);
+}
+
+static void fn_reverse_bits(sqlite3_context *context, int argc, sqlite3_value **argv)
+{
+    const void *data;
+    uint8_t *out;
+    bls_call call;
+    bitlm_status status;
+    size_t length;
+
+    if (any_null(argc, argv))
+        return;
+    bls_begin(&call, sqlite3_user_data(context), "bitlm_reverse_bits", NULL);
+    status = blob(&call, argv[0], "the code", &data, &length);
+    if (status) {
+        bls_fail(&call, context, status);
+    } else if (length == 0) {
+        sqlite3_result_zeroblob(context, 0);
+    } else if ((out = sqlite3_malloc64(length)) == NULL) {
+        sqlite3_result_error_nomem(context);
+    } else {
+        bitlm_reverse_bits(data, length, out);
+        sqlite3_result_blob64(context, out, length, sqlite3_free);
+    }
     bls_end(&call);
 }
 
@@ -177,7 +227,8 @@ int bls_register_codes(bls_state *state)
     } table[] = {
         {"bitlm_hamming", 2, fn_hamming},   {"bitlm_similarity", 2, fn_similarity},
         {"bitlm_cosine", 2, fn_cosine},     {"bitlm_binarize", 1, fn_binarize},
-        {"bitlm_binarize", 2, fn_binarize},
+        {"bitlm_binarize", 2, fn_binarize}, {"bitlm_jaccard", 2, fn_jaccard},
+        {"bitlm_reverse_bits", 1, fn_reverse_bits},
     };
     size_t i;
     int rc = SQLITE_OK;

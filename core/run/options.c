@@ -49,6 +49,7 @@ static const option_row table[] = {
     {"on_error", OPT_CHOICE, AT(on_error), BITLM_ON_ERROR_RAISE, 0, 0, 0, "raise|null"},
     {"load", OPT_CHOICE, AT(load), BITLM_LOAD_AUTO, 0, 0, 0, "auto|mmap|copy"},
     {"threshold", OPT_FLOAT, AT(threshold), 0, -3e38, 3e38, 0, NULL},
+    {"order", OPT_CHOICE, AT(order), BITLM_ORDER_MSB, 0, 0, 0, "msb|lsb"},
     {"hidden_act", OPT_CHOICE, AT(hidden_act), BITLM_ACT_AUTO, 0, 0, 0, "auto|relu2|silu"},
 };
 

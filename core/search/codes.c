@@ -37,6 +37,21 @@ double bitlm_similarity(const void *a, const void *b, size_t n) {
     return (bits - (double)bitlm_hamming(a, b, n)) / bits;
 }
 
+double bitlm_jaccard(const void *a, const void *b, size_t n) {
+    const uint8_t *x = a, *y = b;
+    uint64_t both = 0, either = 0;
+    for (; n >= 8; n -= 8, x += 8, y += 8) {
+        uint64_t p = bl_read_u64(x), q = bl_read_u64(y);
+        both += (uint64_t)__builtin_popcountll(p & q);
+        either += (uint64_t)__builtin_popcountll(p | q);
+    }
+    for (; n > 0; n--, x++, y++) {
+        both += (uint64_t)__builtin_popcount(*x & *y);
+        either += (uint64_t)__builtin_popcount(*x | *y);
+    }
+    return either ? (double)both / (double)either : 1.0;
+}
+
 double bitlm_cosine(const float *a, const float *b, size_t n) {
     bl_float_env env;
     double cosine = 0.0;
@@ -50,6 +65,16 @@ double bitlm_cosine(const float *a, const float *b, size_t n) {
         cosine = ab / sqrt(aa * bb);
     bl_float_leave(&env);
     return cosine > 1.0 ? 1.0 : cosine < -1.0 ? -1.0 : cosine;
+}
+
+void bitlm_reverse_bits(const void *code, size_t n, uint8_t *out) {
+    const uint8_t *in = code;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t b = in[i];
+        b = (b & 0xf0u) >> 4 | (b & 0x0fu) << 4;
+        b = (b & 0xccu) >> 2 | (b & 0x33u) << 2;
+        out[i] = (uint8_t)((b & 0xaau) >> 1 | (b & 0x55u) << 1);
+    }
 }
 
 void bitlm_binarize(const float *values, size_t n, float threshold, uint8_t *out) {

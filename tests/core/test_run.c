@@ -505,6 +505,9 @@ START_TEST(codes) {
     ck_assert_double_eq(bitlm_cosine(z, y, 2), 0.0);
     ck_assert_double_eq(bitlm_cosine(z, z, 2), 1.0);
     ck_assert_double_eq(bitlm_cosine(z, w, 2), -1.0);
+    ck_assert_double_eq(bitlm_jaccard(a, b, 3), 5.0 / 10.0);
+    ck_assert_double_eq(bitlm_jaccard(a, NULL, 0), 1.0);
+    ck_assert_double_eq(bitlm_jaccard("\0", "\0", 1), 1.0);
     bitlm_binarize(x, 9, 0.0f, out);
     ck_assert_uint_eq(out[0], 0x95);
     ck_assert_uint_eq(out[1], 0x80);

@@ -8,7 +8,7 @@ import pytest
 from conftest import EXTENSION, connect, one
 
 PURE = ["bitlm_embed(b)", "bitlm_embed_f32(b)", "bitlm_tokenize(b)", "bitlm_token_count(b)", "bitlm_generate(b)",
-        "bitlm_hamming(b, b)", "bitlm_similarity(b, b)", "bitlm_cosine(b, b)", "bitlm_binarize(b)",
+        "bitlm_hamming(b, b)", "bitlm_similarity(b, b)", "bitlm_cosine(b, b)", "bitlm_binarize(b)", "bitlm_jaccard(b, b)", "bitlm_reverse_bits(b)",
         "bitlm_binarize(b, '{}')", "bitlm_detokenize(b)", "bitlm_chat(b)"]
 WITH_OPTIONS = ["bitlm_embed(b, '{}')", "bitlm_embed_f32(b, NULL)", "bitlm_tokenize(b, '{}')",
                 "bitlm_token_count(b, '{}')", "bitlm_generate(b, '{}')", "bitlm_detokenize(b, '{}')",
