@@ -489,7 +489,7 @@ static int step_value(const bl_schema *s, bl_schema_state *st, uint8_t byte) {
 }
 
 int bl_schema_step(const bl_schema *s, bl_schema_state *st, uint8_t byte) {
-    const property *p = &s->properties[st->prop];
+    const property *p = &s->properties[BL_MAX(st->prop, 0)]; /* -1: none yet, and not looked at */
     switch (st->phase) {
     case KEY:
         if (st->pos == 0 && st->cand == 0)
