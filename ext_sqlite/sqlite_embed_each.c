@@ -5,9 +5,8 @@
  *     idx   which text: its index in the array, from 0, as json_each has it
  *     code  what bitlm_embed gives for it
  *
- * The core packs the texts into batches, which a function called row by row cannot: many
- * short texts take a fraction of the time.  The whole array is embedded before the first row
- * comes, so a LIMIT saves nothing.
+ * The core packs the texts into batches, which a function called row by row cannot.  The
+ * whole array is embedded before the first row comes, so a LIMIT saves nothing.
  *
  * NULL array: no rows; null in the array: a NULL.  With on_error null a text that is too
  * long has a NULL, and an error of the whole call ends the rows. */
