@@ -39,10 +39,17 @@ static const bl_pretokenizer table[] = {
     {"default", {PUNCTUATION, GPT2, NUMBERS, TRIPLES}, 0, 0, 0}, /* as llama.cpp has it */
     {"gpt-2", {GPT2}, 0, 0, 0},
     {"gpt2", {GPT2}, 0, 0, 0},
+    {"olmo", {GPT2}, 0, 0, 1}, /* the vocabulary of GPT-NeoX, which TriLM has too */
+    {"phi-2", {GPT2}, 0, 0, 0},
     {"llama-bpe", {LLAMA3}, 1, 1, 0},
     {"llama3", {LLAMA3}, 1, 1, 0},
     {"llama-v3", {LLAMA3}, 1, 1, 0},
+    {"falcon3", {LLAMA3}, 1, 1, 0},
+    {"falcon-h1", {LLAMA3}, 1, 1, 0},
+    {"falcon_e", {LLAMA3}, 1, 1, 0}, /* as ik_llama.cpp names it */
+    {"falcon-e", {LLAMA3}, 1, 1, 0},
     {"qwen2", {QWEN2}, 0, 0, 1},
+    {"deepseek-r1-qwen", {QWEN2}, 0, 0, 1},
     {"smollm", {EACH_DIGIT, GPT2}, 0, 0, 0},
 };
 
@@ -58,7 +65,8 @@ const bl_pretokenizer *bl_pretokenizer_find(const char *name, size_t length)
 
 const char *bl_pretokenizer_names(void)
 {
-    return "default, gpt-2, llama-bpe, llama3, llama-v3, qwen2, smollm";
+    return "default, gpt-2, olmo, phi-2, llama-bpe, llama3, llama-v3, falcon3, falcon-h1, falcon_e, qwen2, "
+           "deepseek-r1-qwen, smollm";
 }
 
 int bl_pretokenizer_ignore_merges(const bl_pretokenizer *p)
