@@ -84,6 +84,7 @@ struct bitlm_model {
     bl_gguf *gguf;
     bl_tokenizer *tokenizer;
     const bl_chat_template *chat;  /* NULL: no template, or one we do not know */
+    bitlm_text chat_system;        /* what the template says where nobody gives a system message */
     const bl_kernels *kernels;
     const bl_arch *arch;
     char *path;                    /* NUL-terminated */

@@ -667,6 +667,8 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
         return s;
     if (m->arch->head && bl_gguf_string(m->gguf, "tokenizer.chat_template", &text) == 1)
         m->chat = bl_chat_find(text.data, text.length);
+    if (m->chat)
+        m->chat_system = bl_chat_system(m->chat, text.data, text.length);
     return BITLM_OK;
 }
 

@@ -35,7 +35,7 @@ static bitlm_status chat_tokens(bitlm_session *s, bitlm_text messages, size_t li
     if (!m->chat)
         return bl_error(error, BITLM_UNSUPPORTED, "the model %s has no chat template; chat needs a model that has "
                         "one, generate works with any", m->path);
-    bitlm_status status = bl_chat_render(m->chat, messages.data, messages.length, &s->alloc, &text, &length,
+    bitlm_status status = bl_chat_render(m->chat, m->chat_system, messages.data, messages.length, &s->alloc, &text, &length,
                                          &segments, &n_segments, error);
     if (!status)
         status = bl_tokenize_marked(m->tokenizer, text, length, segments, n_segments,

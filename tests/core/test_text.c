@@ -707,7 +707,7 @@ static void check_chat(const char *jinja, const char *name, const char *messages
     ck_assert_ptr_nonnull(t);
     ck_assert_str_eq(bl_chat_name(t), name);
     ck_assert_ptr_nonnull(strstr(bl_chat_names(), name));
-    status = bl_chat_render(t, messages, strlen(messages), &plain, &text, &length, &segments, &n, &e);
+    status = bl_chat_render(t, (bitlm_text){"", 0}, messages, strlen(messages), &plain, &text, &length, &segments, &n, &e);
     ck_assert_msg(status == BITLM_OK, "%s", e.text);
     ck_assert_str_eq(text, want);
     ck_assert_uint_eq(length, strlen(want));
@@ -756,6 +756,39 @@ START_TEST(chat_templates)
 }
 END_TEST
 
+/* tests/oracle/make_chat_cases.py had jinja2 render the models' own templates. */
+START_TEST(chats_as_jinja_renders_them)
+{
+    json_t *golden = load_json("text/chats.json"), *g;
+    size_t index, n_system = 0;
+
+    json_array_foreach(golden, index, g) {
+        const char *jinja = json_string_value(json_object_get(g, "template"));
+        const char *want = json_string_value(json_object_get(g, "text"));
+        const bl_chat_template *t = bl_chat_find(jinja, strlen(jinja));
+        char *messages = json_dumps(json_object_get(g, "messages"), 0), *text = NULL;
+        size_t length, *segments = NULL, n;
+        bitlm_error e = {.size = sizeof(e)};
+        bitlm_text system;
+
+        ck_assert_msg(t != NULL, "no row for case %zu", index);
+        ck_assert_str_eq(bl_chat_name(t), json_string_value(json_object_get(g, "row")));
+        system = bl_chat_system(t, jinja, strlen(jinja));
+        n_system += system.length > 0;
+        ck_assert_msg(bl_chat_render(t, system, messages, strlen(messages), &plain, &text, &length,
+                                     &segments, &n, &e) == BITLM_OK, "%s", e.text);
+        ck_assert_msg(strcmp(text, want) == 0, "%s: got\n%s\nbut jinja2 has\n%s",
+                      json_string_value(json_object_get(g, "name")), text, want);
+        bl_free(&plain, text);
+        bl_free(&plain, segments);
+        free(messages);
+    }
+    ck_assert_uint_ge(index, 35);
+    ck_assert_uint_ge(n_system, 5); /* templates that bring a system message of their own */
+    json_decref(golden);
+}
+END_TEST
+
 START_TEST(chat_names_the_bad_message)
 {
     static const struct {
@@ -784,7 +817,7 @@ START_TEST(chat_names_the_bad_message)
     static const char twice[] = "[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"user\",\"content\":\"x\"}]";
 
     for (i = 0; i < BL_COUNT(rows); i++) {
-        ck_assert_int_eq(bl_chat_render(t, rows[i].json, strlen(rows[i].json), &plain, &text, &n,
+        ck_assert_int_eq(bl_chat_render(t, (bitlm_text){"", 0}, rows[i].json, strlen(rows[i].json), &plain, &text, &n,
                                         &segments, &k, &e),
                          BITLM_ARG);
         ck_assert_msg(strstr(e.text, rows[i].says) != NULL, "'%s' does not say '%s'", e.text,
@@ -792,7 +825,7 @@ START_TEST(chat_names_the_bad_message)
         ck_assert_ptr_null(text);
     }
     llama2 = bl_chat_find("[INST]<<SYS>>", 13);
-    ck_assert_int_eq(bl_chat_render(llama2, twice, strlen(twice), &plain, &text, &n, &segments, &k, &e),
+    ck_assert_int_eq(bl_chat_render(llama2, (bitlm_text){"", 0}, twice, strlen(twice), &plain, &text, &n, &segments, &k, &e),
                      BITLM_ARG);
     ck_assert_msg(strstr(e.text, "message 2") != NULL, "%s", e.text);
 }
@@ -1076,7 +1109,7 @@ START_TEST(every_allocation_may_fail)
                 char *out = NULL;
                 size_t length, *segments = NULL, n;
 
-                status = bl_chat_render(template, chat, strlen(chat), &a, &out, &length, &segments,
+                status = bl_chat_render(template, (bitlm_text){"", 0}, chat, strlen(chat), &a, &out, &length, &segments,
                                         &n, &e);
                 bl_free(&a, out);
                 bl_free(&a, segments);
@@ -1124,6 +1157,7 @@ int main(void)
     tcase_add_test(chunk, chunks_end_with_sentences);
     tcase_add_test(chunk, chunks_of_hostile_texts);
     tcase_add_test(chunk, chunks_refuse_nonsense);
+    tcase_add_test(files, chats_as_jinja_renders_them);
     tcase_add_test(files, chat_templates);
     tcase_add_test(files, chat_names_the_bad_message);
     tcase_add_test(files, spm_priorities_and_unknowns);
