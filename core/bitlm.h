@@ -136,6 +136,7 @@ typedef struct bitlm_options {
     int32_t hidden_act;      /* BITLM_ACT_*; json "auto", "relu2", "silu": overrides the file */
     int32_t rows;            /* 0 .. 16: the cache holds so many texts of n_ctx, up to 4096 tokens; 0: the call's own */
     int32_t lookup;          /* 0 .. 15: tokens guessed from the text so far and checked in one step; 0: off */
+    int32_t chat_template;   /* 0: the file's; else 1 .. by the names of option chat_template */
     int32_t timeout_ms;      /* 0: none */
     float threshold;         /* 0; finite; binarize: a bit is value > threshold, other calls ignore it */
     int32_t order;           /* BITLM_ORDER_*; json "msb", "lsb": which bit of a byte is the first; bitlm_binarize of SQL */

@@ -63,7 +63,7 @@ static bitlm_status check_chat(bls_call *call, bitlm_model *model)
     bitlm_model_info info;
     bitlm_status status = bls_describe(call, model, &info);
 
-    if (status || info.can_chat)
+    if (status || info.can_chat || call->options.chat_template)
         return status;
     if (call->options.model.data)
         return bls_error(call, BITLM_UNSUPPORTED,

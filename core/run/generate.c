@@ -23,19 +23,22 @@ void bl_generation_end(bitlm_session *s) {
 
 /* ---- the prompt ----------------------------------------------------------------------------- */
 
-static bitlm_status chat_tokens(bitlm_session *s, bitlm_text messages, size_t limit, bl_ids *ids,
-                                bitlm_error *error) {
+static bitlm_status chat_tokens(bitlm_session *s, bitlm_text messages, const bitlm_options *o, size_t limit,
+                                bl_ids *ids, bitlm_error *error) {
     const bitlm_model *m = s->model;
     char *text = NULL;
     size_t length, *segments = NULL, n_segments;
-    bitlm_text jinja;
-    if (!m->chat && bl_gguf_string(m->gguf, "tokenizer.chat_template", &jinja) == 1)
-        return bl_error(error, BITLM_UNSUPPORTED, "the chat template of %s is none that bitlm renders (%s); write the "
-                        "prompt out and use generate", m->path, bl_chat_names());
-    if (!m->chat)
-        return bl_error(error, BITLM_UNSUPPORTED, "the model %s has no chat template; chat needs a model that has "
-                        "one, generate works with any", m->path);
-    bitlm_status status = bl_chat_render(m->chat, m->chat_system, messages.data, messages.length, &s->alloc, &text, &length,
+    char shown[60];
+    bitlm_text jinja, system = o->chat_template ? (bitlm_text){"", 0} : m->chat_system;
+    const bl_chat_template *chat = o->chat_template ? bl_chat_number(o->chat_template) : m->chat;
+    if (!chat && bl_gguf_string(m->gguf, "tokenizer.chat_template", &jinja) == 1)
+        return bl_error(error, BITLM_UNSUPPORTED, "the chat template of %s, which begins '%s', is none that bitlm renders; "
+                        "choose one with the option chat_template (%s), or write the prompt out and use generate",
+                        m->path, bl_show(shown, sizeof shown, jinja.data, jinja.length), bl_chat_names());
+    if (!chat)
+        return bl_error(error, BITLM_UNSUPPORTED, "the model %s has no chat template; choose one with the option "
+                        "chat_template (%s), or use generate, which works with any model", m->path, bl_chat_names());
+    bitlm_status status = bl_chat_render(chat, system, messages.data, messages.length, &s->alloc, &text, &length,
                                          &segments, &n_segments, error);
     if (!status)
         status = bl_tokenize_marked(m->tokenizer, text, length, segments, n_segments,
@@ -64,7 +67,7 @@ bitlm_status bl_prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flag
     size_t limit = o->truncate ? 0 : (size_t)s->n_ctx - 1;
     ids->n = 0;
     bitlm_status status = flags & BITLM_GENERATE_CHAT
-                              ? chat_tokens(s, prompt, limit, ids, error)
+                              ? chat_tokens(s, prompt, o, limit, ids, error)
                               : bl_tokenize(s->model->tokenizer, prompt.data, prompt.length, BITLM_TOKENS_FRAME,
                                             limit, &s->poll, ids, error);
     if (status == BITLM_LIMIT)

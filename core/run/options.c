@@ -50,6 +50,8 @@ static const option_row table[] = {
     {"load", OPT_CHOICE, AT(load), BITLM_LOAD_AUTO, 0, 0, 0, "auto|mmap|copy"},
     {"threshold", OPT_FLOAT, AT(threshold), 0, -3e38, 3e38, 0, NULL},
     {"order", OPT_CHOICE, AT(order), BITLM_ORDER_MSB, 0, 0, 0, "msb|lsb"},
+    {"chat_template", OPT_CHOICE, AT(chat_template), 0, 0, 0, 0,
+     "auto|llama3|chatml|bitnet-2b4t|phi3|falcon3|zephyr|llama2"},
     {"hidden_act", OPT_CHOICE, AT(hidden_act), BITLM_ACT_AUTO, 0, 0, 0, "auto|relu2|silu"},
 };
 
@@ -264,7 +266,7 @@ static bitlm_status set_texts(bitlm_options *o, const json_t *model, const json_
 }
 
 static bitlm_status unknown_option(const char *name, bitlm_error *error) {
-    char names[400], shown[60];
+    char names[600], shown[60];
     size_t used = 0;
     for (size_t i = 0; i < BL_COUNT(table); i++)
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", table[i].name);

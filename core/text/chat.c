@@ -114,6 +114,20 @@ const char *bl_chat_name(const bl_chat_template *t)
     return t->name;
 }
 
+const bl_chat_template *bl_chat_number(int32_t number)
+{
+    const char *name = bl_chat_names();
+    size_t i;
+
+    while (--number > 0 && (name = strchr(name, ',')) != NULL)
+        name += 2;
+    for (i = 0; name && number == 0 && i < BL_COUNT(templates); i++)
+        if (strcspn(name, ",") == strlen(templates[i].name) &&
+            !memcmp(name, templates[i].name, strlen(templates[i].name)))
+            return &templates[i];
+    return NULL;
+}
+
 const char *bl_chat_names(void)
 {
     return "llama3, chatml, bitnet-2b4t, phi3, falcon3, zephyr, llama2";

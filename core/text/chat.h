@@ -9,6 +9,8 @@ typedef struct bl_chat_template bl_chat_template;
 
 /* The row that renders this tokenizer.chat_template, NULL if none does. */
 const bl_chat_template *bl_chat_find(const char *jinja, size_t length);
+/* Row by its place (from 1) among bl_chat_names(), NULL outside. */
+const bl_chat_template *bl_chat_number(int32_t number);
 const char *bl_chat_name(const bl_chat_template *t);
 /* Names of all rows, for the error about an unknown template: "chatml, llama3, …". */
 const char *bl_chat_names(void);

@@ -117,3 +117,14 @@ def test_classify_null_and_bad_input(db):
         db.execute("SELECT bitlm_classify(?, '[\"a\"]')", (long,)).fetchall()
     assert one(db, "SELECT bitlm_classify(?, '[\"a\"]', '{\"on_error\":\"null\"}')", long) is None
     assert one(db, "SELECT bitlm_classify(?, '[\"a\",\"b\"]', '{\"truncate\":\"end\"}')", long) is not None
+
+
+def test_a_chat_template_may_be_chosen(db):
+    chat = '[{"role":"user","content":"Tell me of a king"}]'
+    texts = {one(db, "SELECT bitlm_chat(?, ?)", chat, json.dumps({"chat_template": name, "max_tokens": 20}))
+             for name in ("llama3", "chatml", "bitnet-2b4t", "phi3", "falcon3", "zephyr", "llama2")}
+    assert len(texts) > 3 and all(texts)
+    with pytest.raises(sqlite3.OperationalError, match="must be one of auto"):
+        db.execute("SELECT bitlm_chat(?, '{\"chat_template\":\"jinja\"}')", (chat,)).fetchall()
+    with pytest.raises(sqlite3.OperationalError, match="no chat template"):
+        db.execute("SELECT bitlm_chat(?)", (chat,)).fetchall()
