@@ -37,6 +37,8 @@ deps:
 python:
 	@.ci/deps.sh python
 	@$(MAKE) --no-print-directory build/meson/build.ninja
+	@# Meson remembers that the headers were not there.
+	@grep -q '_bitlm[.]' build/meson/build.ninja || $(MESON) configure build/meson --clearcache
 	@$(NINJA) -C build/meson --quiet build.ninja
 	@$(MESON) configure build/meson -Dpython=enabled -Dpython_program=$(PYTHON)
 	@$(MAKE) --no-print-directory all
