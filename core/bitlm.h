@@ -347,6 +347,45 @@ BITLM_API bitlm_status bitlm_codes_topk(const void *codes, size_t n, size_t code
                                         size_t n_queries, const uint8_t *filter, size_t k, const bitlm_host *host,
                                         int64_t *rows, uint32_t *distances, bitlm_error *error);
 
+/* The same and more.  In these, codes have 1 .. 2048 bytes; filter and host are as above, threads is 1 .. 256, or
+ * 0 for the physical cores, and does not change the result.  ARG, LIMIT, NOMEM, CANCELED. */
+
+#define BITLM_METRIC_HAMMING 0     /* differing bits; the order of bitlm_similarity too */
+#define BITLM_METRIC_JACCARD 1     /* 1 - bitlm_jaccard */
+#define BITLM_METRIC_ASYMMETRIC 2  /* queries of 4 bits a value, from bitlm_query_planes; least is nearest */
+
+/* queries (n_queries <= 2^20, code_bytes), or (n_queries, 4, code_bytes) if ASYMMETRIC.  rows, distances: (n_queries,
+ * k), nearest first; *n_found of each query's k are written: the lesser of k and the rows admitted.  Up to 128
+ * queries read memory once.  After an error rows and distances are undefined. */
+BITLM_API bitlm_status bitlm_codes_search(const void *codes, size_t n, size_t code_bytes, const void *queries,
+                                          size_t n_queries, const uint8_t *filter, size_t k, int32_t metric,
+                                          int32_t threads, const bitlm_host *host, int64_t *rows,
+                                          double *distances, size_t *n_found, bitlm_error *error);
+/* All codes at most `radius` from one query, nearest first.  LIMIT if there are more than capacity. */
+BITLM_API bitlm_status bitlm_codes_within(const void *codes, size_t n, size_t code_bytes, const void *query,
+                                          const uint8_t *filter, double radius, int32_t metric, int32_t threads,
+                                          const bitlm_host *host, int64_t *rows, double *distances,
+                                          size_t capacity, size_t *n_found, bitlm_error *error);
+/* All pairs a < b of codes (n < 2^32) that differ in at most `distance` bits, in order of (a, b).  LIMIT if there are
+ * more than capacity.  Far fewer than n * n / 2 codes are compared where distance is small beside the bits. */
+BITLM_API bitlm_status bitlm_codes_pairs(const void *codes, size_t n, size_t code_bytes, uint32_t distance,
+                                         const bitlm_host *host, int64_t *a, int64_t *b, uint32_t *distances,
+                                         size_t capacity, size_t *n_found, bitlm_error *error);
+/* A float query of n values (n a multiple of 8) in 4 bits a value, as planes of n / 8 bytes, the least significant
+ * first: out (4, n / 8), for BITLM_METRIC_ASYMMETRIC. */
+BITLM_API void bitlm_query_planes(const float *values, size_t n, uint8_t *out);
+
+#define BITLM_VECTOR_BITS 0  /* packed codes: a bit counts as +1 or -1 */
+#define BITLM_VECTOR_INT8 1
+#define BITLM_VECTOR_F32 2   /* any alignment */
+
+/* Sorts rows (n_rows) of vectors (n, dim) by their product with a float query (dim), greatest first and then by row;
+ * scores (n_rows) gets the products.  For what a search by codes has found.  dim: 8 .. 16,384, of BITS a multiple
+ * of 8. */
+BITLM_API bitlm_status bitlm_rescore(int32_t type, const void *vectors, size_t n, size_t dim, const float *query,
+                                     const bitlm_host *host, int64_t *rows, float *scores, size_t n_rows,
+                                     bitlm_error *error);
+
 /* ---- an index of codes: a set of (id, code) in memory or in a file (docs/FORMATS.md) -----------
  * Sorted by id, so that the same contents are the same bytes and equal distances come out by id.
  * Searches may run in many threads at once; a change needs the index alone (else BUSY). */
