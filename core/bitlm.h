@@ -456,6 +456,27 @@ BITLM_API bitlm_status bitlm_pack(const char *scheme, size_t length, const int8_
 BITLM_API bitlm_status bitlm_unpack(const char *scheme, size_t length, const void *data, size_t data_bytes,
                                     size_t n_rows, size_t k, int8_t *trits, bitlm_error *error);
 
+/* ---- conversion of models (docs/QUANTIZATION.md) ---------------------------------------------- */
+
+typedef struct bitlm_convert_options {
+    uint32_t size;              /* sizeof(bitlm_convert_options) */
+    uint32_t flags;             /* 0 */
+    bitlm_text type;            /* of the linear layers: "i2_s", "q8_0", …; {NULL,0}: what the source suggests */
+    bitlm_text embedding_type;  /* of the embedding and a head of its own; {NULL,0}: likewise */
+    bitlm_text pre;             /* how the vocabulary splits text, where the tokenizer's pattern is not known */
+    void (*progress)(void *context, double fraction); /* may be NULL; on the calling thread, fraction in [0, 1] */
+    void *progress_context;
+} bitlm_convert_options;
+
+BITLM_API void bitlm_convert_options_init(bitlm_convert_options *options);
+/* Converts a model: a Hugging Face folder (config.json, tokenizer.json or tokenizer.model, safetensors) or a GGUF file
+ * to a GGUF file, if output is named *.gguf, or a GGUF file to a new folder of safetensors.  The output appears whole
+ * or not at all; memory does not grow with the model.  The source is mapped: it must not be truncated meanwhile.
+ * options (may be NULL) are not kept.  ARG, IO, FORMAT, UNSUPPORTED, LIMIT, NOMEM, CANCELED. */
+BITLM_API bitlm_status bitlm_convert(const char *source, size_t source_length, const char *output,
+                                     size_t output_length, const bitlm_convert_options *options,
+                                     const bitlm_host *host, bitlm_error *error);
+
 BITLM_API const char *bitlm_version(void);
 
 #ifdef __cplusplus

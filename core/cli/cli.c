@@ -341,6 +341,7 @@ static const char help_text[] =
     "  bitlm generate [options] PROMPT|-      continue a text, token by token\n"
     "  bitlm embed    [options] TEXT...|-     binary codes of texts (-: one text a line)\n"
     "  bitlm info     [options] FILE|story|embed   what is in a model file\n"
+    "  bitlm convert  [options] SOURCE OUTPUT a Hugging Face folder or GGUF file to a GGUF file\n"
     "  bitlm perplexity [options] [MODEL] FILE   how well a model foretells a text\n"
     "  bitlm synth    [options] FILE          write a random-weight model of a known shape\n"
     "  bitlm version\n"
@@ -367,7 +368,7 @@ static const struct {
     int (*run)(int argc, char **argv, int first);
 } commands[] = {
     {"generate", bl_cli_generate}, {"embed", bl_cli_embed}, {"info", bl_cli_info},
-    {"synth", bl_cli_synth},       {"perplexity", bl_cli_perplexity},
+    {"convert", bl_cli_convert},   {"synth", bl_cli_synth},       {"perplexity", bl_cli_perplexity},
     {"help", show_help},           {"--help", show_help},   {"-h", show_help},
     {"version", show_version},     {"--version", show_version},
 };

@@ -77,6 +77,7 @@ int bl_cli_generate_each(bl_cli_line *line, int chat, const char *system);
 char *bl_cli_messages(const char *system, const char *prompt, size_t length);
 int bl_cli_embed(int argc, char **argv, int first);
 int bl_cli_info(int argc, char **argv, int first);
+int bl_cli_convert(int argc, char **argv, int first);
 int bl_cli_synth(int argc, char **argv, int first);
 int bl_cli_perplexity(int argc, char **argv, int first);
 

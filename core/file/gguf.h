@@ -49,6 +49,8 @@ const bl_tensor *bl_gguf_tensor(const bl_gguf *gguf, const char *name);  /* NULL
 
 uint64_t bl_gguf_n_keys(const bl_gguf *gguf);
 const char *bl_gguf_key_at(const bl_gguf *gguf, uint64_t i, int32_t *type);
+/* The value of key i < n_keys as its bytes stand in the mapping, for a writer that copies it. */
+const uint8_t *bl_gguf_raw(const bl_gguf *gguf, uint64_t i, uint64_t *bytes);
 int bl_gguf_has(const bl_gguf *gguf, const char *key);
 
 /* Typed reads: 1 if the key is present with a type that converts without loss (any
@@ -90,6 +92,8 @@ bitlm_status bl_gguf_write_f32s(bl_gguf_writer *w, const char *key, const float 
                                 uint64_t count);
 bitlm_status bl_gguf_write_i32s(bl_gguf_writer *w, const char *key, const int32_t *values,
                                 uint64_t count);
+/* A value of any type, as bl_gguf_raw gives it. */
+bitlm_status bl_gguf_write_raw(bl_gguf_writer *w, const char *key, int32_t type, const void *value, uint64_t bytes);
 bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t type, int n_dims,
                                   const uint64_t *dims);
 bitlm_status bl_gguf_write_data(bl_gguf_writer *w, const void *data, size_t size);

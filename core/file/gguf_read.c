@@ -26,6 +26,8 @@ typedef struct entry {
     int32_t element; /* of an array, as in the file */
     int32_t stored;  /* of an array: I32 (any integers that fit), I64, U64, F32, F64, BOOL, STRING */
     uint64_t count;
+    const uint8_t *raw; /* the value in the mapping: only for copying it */
+    uint64_t raw_bytes;
     union {
         int64_t i;  /* integers but U64, BOOL */
         uint64_t u; /* U64 */
@@ -347,11 +349,15 @@ static bitlm_status read_entry(reader *r, uint64_t i, entry *e) {
         return bl_error(r->error, BITLM_FORMAT,
                         "%s has the unknown type %" PRIu32 ", but types go from 0 to 12", r->where, type);
     e->type = (int32_t)type;
+    e->raw = r->data + r->pos;
     if (type == BL_GGUF_STRING)
-        return read_string(r, &e->value.text);
-    if (type == BL_GGUF_ARRAY)
-        return read_array(r, e);
-    return read_scalar(r, e);
+        status = read_string(r, &e->value.text);
+    else if (type == BL_GGUF_ARRAY)
+        status = read_array(r, e);
+    else
+        status = read_scalar(r, e);
+    e->raw_bytes = (uint64_t)(r->data + r->pos - e->raw);
+    return status;
 }
 
 /* data holds the tensor's offset until the data section is known: see place_tensors. */
@@ -829,6 +835,11 @@ const char *bl_gguf_key_at(const bl_gguf *gguf, uint64_t i, int32_t *type) {
     if (type != NULL)
         *type = gguf->entries[i].type;
     return gguf->entries[i].key;
+}
+
+const uint8_t *bl_gguf_raw(const bl_gguf *gguf, uint64_t i, uint64_t *bytes) {
+    *bytes = gguf->entries[i].raw_bytes;
+    return gguf->entries[i].raw;
 }
 
 int bl_gguf_has(const bl_gguf *gguf, const char *key) {

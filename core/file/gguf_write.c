@@ -315,6 +315,11 @@ bitlm_status bl_gguf_write_i32s(bl_gguf_writer *w, const char *key, const int32_
     return status;
 }
 
+bitlm_status bl_gguf_write_raw(bl_gguf_writer *w, const char *key, int32_t type, const void *value, uint64_t size) {
+    bitlm_status status = begin_key(w, key, type);
+    return status == BITLM_OK ? append(w, &w->keys, value, (size_t)size) : status;
+}
+
 /* ---- tensors -------------------------------------------------------------------------- */
 
 bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t type, int n_dims,

@@ -187,6 +187,13 @@ void bl_mapping_close(bl_mapping *mapping) {
     memset(mapping, 0, sizeof *mapping);
 }
 
+void bl_mapping_drop(const bl_mapping *mapping, const uint8_t *data, size_t size) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)data + page - 1) & ~(page - 1), end = ((uintptr_t)data + size) & ~(page - 1);
+    if (mapping->mapped && begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 bitlm_status bl_mapping_identify(const char *path, size_t length, bl_file_id *id, bitlm_error *error) {
     char name[PATH_MAX], shown[160];
     struct stat st;

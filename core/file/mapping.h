@@ -28,6 +28,8 @@ typedef struct bl_mapping {
 bitlm_status bl_mapping_open(const char *path, size_t length, int32_t load, const bl_alloc *alloc,
                              bl_poll *poll, bl_mapping *mapping, bitlm_error *error);
 void bl_mapping_close(bl_mapping *mapping);
+/* What lies there will not be needed soon: whole pages of it stop counting as this process's memory. */
+void bl_mapping_drop(const bl_mapping *mapping, const uint8_t *data, size_t size);
 /* The identity a path has now, without opening it for long. */
 bitlm_status bl_mapping_identify(const char *path, size_t length, bl_file_id *id,
                                  bitlm_error *error);

@@ -1,0 +1,79 @@
+/* convert.h - what the parts of `bitlm convert` share: a plan (keys written, tensors listed with where each comes
+ * from), and the one loop that streams a plan's tensors into a GGUF file.
+ *
+ *   folder of safetensors  -> convert_hf.c, convert_tokenizer.c  \
+ *   GGUF file              -> convert.c                           > plan -> convert_tensor.c -> GGUF
+ *   GGUF file              -> convert_export.c -> folder of safetensors
+ *
+ * Public entry: bitlm_convert (bitlm.h) in convert.c. */
+#ifndef BL_CONVERT_H
+#define BL_CONVERT_H
+
+#include "file/gguf.h"
+#include "file/safetensors.h"
+
+#define BL_ROLE_OTHER 0      /* norms, biases: float32 from a folder, as it is from a GGUF file */
+#define BL_ROLE_LAYER 1      /* a linear layer: option type */
+#define BL_ROLE_EMBEDDING 2  /* embedding and head: option embedding_type */
+
+#define BL_FROM_FLOATS 0     /* safetensors F32, F16, BF16 */
+#define BL_FROM_PACKED 1     /* safetensors U8: four ternary rows in a byte, one scale */
+#define BL_FROM_GGUF 2
+#define BL_FROM_MEMORY 3     /* float32 of the plan's own */
+
+typedef struct bl_planned {
+    char name[64];           /* in the GGUF file */
+    const char *source_name; /* for messages */
+    int32_t role, from;
+    int32_t type;            /* BL_TYPE_* to write */
+    int32_t n_dims;
+    uint64_t dims[4];        /* fastest first */
+    const bl_st_tensor *st;
+    const bl_tensor *gguf;
+    float *memory;           /* freed with the plan */
+    uint64_t head_dim;       /* > 0: rows of each head go from halves (i, i + d/2) to pairs (2i, 2i + 1) */
+    int32_t master;          /* BitNet master weights: absmean before anything else */
+    float scale;             /* of PACKED: weight = scale * trit */
+} bl_planned;
+
+typedef struct bl_plan {
+    bl_alloc alloc;
+    bl_poll *poll;
+    const bitlm_convert_options *options;
+    int32_t type, embedding_type; /* of the options; -1: not said */
+    bitlm_error *error;
+    bl_gguf_writer *writer;
+    bl_safetensors *st;
+    bl_gguf *gguf;
+    bl_mapping mapping;      /* of the GGUF source */
+    bl_planned *tensors;
+    uint64_t n, capacity;
+    uint64_t done, total;    /* weights */
+} bl_plan;
+
+#define BL_PLAN_FAIL(plan, status, ...) bl_error((plan)->error, status, __VA_ARGS__)
+
+/* A new planned tensor, zeroed, or NULL (NOMEM, in plan->error). */
+bl_planned *bl_plan_add(bl_plan *plan);
+/* The type to write for p, by its role, its shape and what was asked: where a shape does not fit the type that was
+ * asked for, the nearest that holds it (docs/QUANTIZATION.md).  `otherwise` if nothing was asked. */
+bitlm_status bl_plan_choose(bl_plan *plan, bl_planned *p, int32_t otherwise);
+/* 1 for types whose weights are trits with a scale that are packed exactly. */
+int bl_is_ternary_target(int32_t type);
+/* Describes all tensors to the writer, then streams them. */
+bitlm_status bl_plan_write(bl_plan *plan);
+/* Rows [first, first + n) of p as float32 (n, dims[0]): permuted, scaled, checked to be finite; master weights as they
+ * stand. */
+bitlm_status bl_planned_rows(bl_plan *plan, const bl_planned *p, uint64_t first, uint64_t n, float *out);
+/* If p's weights are trits times one scale: 1 and *scale. */
+int bl_planned_uniform(const bl_planned *p, float *scale);
+/* Poll and progress after `weights` more. */
+bitlm_status bl_plan_step(bl_plan *plan, uint64_t weights);
+/* What a source's pages cost is given back. */
+void bl_planned_drop(const bl_plan *plan, const bl_planned *p, uint64_t first, uint64_t n);
+
+bitlm_status bl_convert_hf(bl_plan *plan, const char *folder);                           /* keys and tensors */
+bitlm_status bl_convert_tokenizer(bl_plan *plan, const char *folder, uint64_t vocab_size, const void *config);
+bitlm_status bl_convert_export(bl_plan *plan, const char *output);                       /* whole */
+
+#endif
