@@ -442,14 +442,14 @@ BITLM_API bitlm_status bitlm_index_search(bitlm_index *index, const void *querie
 /* Bytes of a matrix. */
 BITLM_API bitlm_status bitlm_scheme_bytes(const char *scheme, size_t length, size_t n_rows, size_t k, size_t *bytes,
                                           bitlm_error *error);
-/* float32 to F32, F16, BF16, Q8_0, TQ1_0, TQ2_0, I2_S, Q1_0.  scale: of I2_S; 0: the largest magnitude.  ARG: a value
+/* float32 to F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_1, Q4_0, Q2_0, Q1_0, TQ1_0, TQ2_0, I2_S.  scale: of I2_S; 0: the largest magnitude.  ARG: a value
  * that is not finite. */
 BITLM_API bitlm_status bitlm_quantize(const char *scheme, size_t length, const float *values, size_t n_rows, size_t k,
                                       float scale, void *out, size_t out_bytes, bitlm_error *error);
 /* Any scheme to float32 (n_rows, k). */
 BITLM_API bitlm_status bitlm_dequantize(const char *scheme, size_t length, const void *data, size_t data_bytes,
                                         size_t n_rows, size_t k, float *out, bitlm_error *error);
-/* Trits (-1, 0, +1) with one scale to TQ1_0, TQ2_0 or I2_S, exactly. */
+/* Trits (-1, 0, +1) with one scale to TQ1_0, TQ2_0, Q2_0 or I2_S, exactly. */
 BITLM_API bitlm_status bitlm_pack(const char *scheme, size_t length, const int8_t *trits, size_t n_rows, size_t k,
                                   float scale, void *out, size_t out_bytes, bitlm_error *error);
 /* The trits of a ternary scheme; code 3 of some files is +2. */

@@ -1,11 +1,11 @@
 /* encode.c - float32 and trits to the tensor types that bitlm writes.
  *
- * The encoders follow the writers that others use (llama.cpp's for Q8_0, TQ and
- * Q1_0), so that the same weights give the same bytes; arithmetic is in float32
+ * The encoders follow the writers that others use (llama.cpp's for Q8_0, TQ, Q4 and
+ * Q1_0; the types with a scale per group are in encode_group.c), so that the same weights give the same bytes; arithmetic is in float32
  * and needs no libm.  What cannot be stored, a value that is not finite or too
  * large for a half-float scale, is refused with its place, never stored as infinity.
  * Called by core/cli (synth), by converters and by the tests. */
-#include "quant/quant.h"
+#include "quant/encode_private.h"
 
 #include <string.h>
 
@@ -40,13 +40,6 @@ static int round_away(float x) {
     return x < 0 ? -whole : whole;
 }
 
-/* 1/d, or 0 where there is nothing to scale: d is zero, or so small that 1/d overflows (its
- * half float is zero then). */
-static float inverse(float d) {
-    float inv = d != 0 ? 1.0f / d : 0.0f;
-    return is_finite(inv) ? inv : 0.0f;
-}
-
 static float largest(const float *x, int n) {
     float most = 0;
     for (int i = 0; i < n; i++)
@@ -56,12 +49,6 @@ static float largest(const float *x, int n) {
 
 /* ---- one block each; 0 if a scale does not fit its half float ------------------ */
 
-static int put_f16(uint8_t *p, float x) {
-    uint16_t h = bl_f32_to_f16(x);
-    write_u16(p, h);
-    return (h & 0x7c00) != 0x7c00;
-}
-
 static int put_bf16(uint8_t *p, float x) {
     uint16_t h = bl_f32_to_bf16(x);
     write_u16(p, h);
@@ -69,12 +56,12 @@ static int put_bf16(uint8_t *p, float x) {
 }
 
 static int encode_q8_0(const float *x, uint8_t *b) {
-    float d = largest(x, 32) / 127.0f, inv = inverse(d);
+    float d = largest(x, 32) / 127.0f, inv = bl_inverse(d);
     for (int j = 0; j < 32; j++) {
         int q = round_away(x[j] * inv);
         b[2 + j] = (uint8_t)(int8_t)BL_MAX(-127, BL_MIN(127, q));
     }
-    return put_f16(b, d);
+    return bl_put_f16(b, d);
 }
 
 static int encode_q1_0(const float *x, uint8_t *b) {
@@ -84,7 +71,7 @@ static int encode_q1_0(const float *x, uint8_t *b) {
         sum += magnitude(x[j]);
         b[2 + j / 8] |= (uint8_t)((x[j] >= 0) << (j & 7));
     }
-    return put_f16(b, sum / 128.0f);
+    return bl_put_f16(b, sum / 128.0f);
 }
 
 /* `trits` codes 0..2 a byte, first most significant, as a fraction of 256 rounded up; code
@@ -119,14 +106,19 @@ static void pack_i2_s(const int8_t *q, uint8_t *b) {
 
 static int encode_tq(int32_t type, const float *x, uint8_t *b) {
     int8_t q[256];
-    float d = largest(x, 256), inv = inverse(d);
-    for (int j = 0; j < 256; j++)
+    int n = type == BL_TYPE_Q2_0 ? 64 : 256;
+    float d = largest(x, n), inv = bl_inverse(d);
+    for (int j = 0; j < n; j++)
         q[j] = (int8_t)BL_MAX(-1, BL_MIN(1, round_away(x[j] * inv)));
+    if (type == BL_TYPE_Q2_0) {
+        bl_pack_q2_0(q, b);
+        return bl_put_f16(b, d);
+    }
     if (type == BL_TYPE_TQ1_0)
         pack_tq1_0(q, b);
     else
         pack_tq2_0(q, b);
-    return put_f16(b + (type == BL_TYPE_TQ1_0 ? 52 : 64), d);
+    return bl_put_f16(b + (type == BL_TYPE_TQ1_0 ? 52 : 64), d);
 }
 
 static void write_i2_s_tail(uint8_t *tail, float scale) {
@@ -163,6 +155,11 @@ int bl_can_encode(int32_t type) {
     case BL_TYPE_TQ2_0:
     case BL_TYPE_I2_S:
     case BL_TYPE_Q1_0:
+    case BL_TYPE_Q2_0:
+    case BL_TYPE_Q4_0:
+    case BL_TYPE_Q4_1:
+    case BL_TYPE_Q4_K:
+    case BL_TYPE_Q6_K:
         return 1;
     default:
         return 0;
@@ -175,8 +172,8 @@ static bitlm_status check_shape(int32_t type, int trits, uint64_t n_rows, uint64
     const bl_tensor_type *t = bl_tensor_type_find(type);
     if (t == NULL)
         return bl_error(error, BITLM_ARG, "%d is not the id of a tensor type", (int)type);
-    if (trits && type != BL_TYPE_TQ1_0 && type != BL_TYPE_TQ2_0 && type != BL_TYPE_I2_S)
-        return bl_error(error, BITLM_ARG, "trits are packed as TQ1_0, TQ2_0 or I2_S, not as %s", t->name);
+    if (trits && type != BL_TYPE_TQ1_0 && type != BL_TYPE_TQ2_0 && type != BL_TYPE_I2_S && type != BL_TYPE_Q2_0)
+        return bl_error(error, BITLM_ARG, "trits are packed as TQ1_0, TQ2_0, Q2_0 or I2_S, not as %s", t->name);
     if (!bl_can_encode(type))
         return bl_error(error, BITLM_ARG, "bitlm reads %s but does not write it", t->name);
     bl_tensor_bytes(t, k, n_rows, &ok);
@@ -194,13 +191,21 @@ static int encode_block(int32_t type, const float *x, uint8_t *b) {
         write_f32(b, *x);
         return 1;
     case BL_TYPE_F16:
-        return put_f16(b, *x);
+        return bl_put_f16(b, *x);
     case BL_TYPE_BF16:
         return put_bf16(b, *x);
     case BL_TYPE_Q8_0:
         return encode_q8_0(x, b);
     case BL_TYPE_Q1_0:
         return encode_q1_0(x, b);
+    case BL_TYPE_Q4_0:
+        return bl_encode_q4_0(x, b);
+    case BL_TYPE_Q4_1:
+        return bl_encode_q4_1(x, b);
+    case BL_TYPE_Q4_K:
+        return bl_encode_q4_k(x, b);
+    case BL_TYPE_Q6_K:
+        return bl_encode_q6_k(x, b);
     default:
         return encode_tq(type, x, b);
     }
@@ -244,12 +249,15 @@ bitlm_status bl_pack_trits(int32_t type, const int8_t *trits, uint64_t n_rows, u
             return bl_error(error, BITLM_ARG, "weight %llu of row %llu is %d, but must be -1, 0 or 1",
                             (ull)(i % k), (ull)(i / k), trits[i]);
     uint8_t d[2];
-    if (!is_finite(scale) || scale < 0 || (type != BL_TYPE_I2_S && !put_f16(d, scale)))
+    if (!is_finite(scale) || scale < 0 || (type != BL_TYPE_I2_S && !bl_put_f16(d, scale)))
         return bl_error(error, BITLM_ARG, "the scale is %g, but %s takes a finite one from 0 up%s",
                         (double)scale, t->name, type == BL_TYPE_I2_S ? "" : " to 65504");
     for (uint64_t i = 0; i < n; i += block, out += t->block_bytes) {
         if (type == BL_TYPE_I2_S) {
             pack_i2_s(trits + i, out);
+        } else if (type == BL_TYPE_Q2_0) {
+            bl_pack_q2_0(trits + i, out);
+            memcpy(out, d, 2);
         } else if (type == BL_TYPE_TQ1_0) {
             pack_tq1_0(trits + i, out);
             memcpy(out + 52, d, 2);

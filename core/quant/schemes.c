@@ -17,7 +17,7 @@ static bitlm_status find(const char *scheme, size_t length, uint64_t n_rows, uin
     *type = bl_tensor_type_named(scheme, length);
     if (!*type || (encodes && !bl_can_encode((*type)->id)))
         return bl_error(error, *type ? BITLM_UNSUPPORTED : BITLM_ARG,
-                        "%s '%s'; those written are F32, F16, BF16, Q8_0, TQ1_0, TQ2_0, I2_S, Q1_0",
+                        "%s '%s'; those written are F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_1, Q4_0, Q2_0, Q1_0, TQ1_0, TQ2_0, I2_S",
                         *type ? "bitlm does not write the scheme" : "there is no scheme", shown);
     *bytes = bl_tensor_bytes(*type, k, n_rows, &ok);
     if (!ok || n_rows == 0 || k == 0)
@@ -85,8 +85,8 @@ bitlm_status bitlm_pack(const char *scheme, size_t length, const int8_t *trits, 
     uint64_t bytes;
     bl_float_env env;
     bitlm_status status = find(scheme, length, n_rows, k, 0, &type, &bytes, error);
-    if (!status && type->id != BL_TYPE_TQ1_0 && type->id != BL_TYPE_TQ2_0 && type->id != BL_TYPE_I2_S)
-        status = bl_error(error, BITLM_UNSUPPORTED, "trits are packed as TQ1_0, TQ2_0 or I2_S, not %s", type->name);
+    if (!status && type->id != BL_TYPE_TQ1_0 && type->id != BL_TYPE_TQ2_0 && type->id != BL_TYPE_Q2_0 && type->id != BL_TYPE_I2_S)
+        status = bl_error(error, BITLM_UNSUPPORTED, "trits are packed as TQ1_0, TQ2_0, Q2_0 or I2_S, not %s", type->name);
     if (!status)
         status = check_bytes(type, bytes, out_bytes, error);
     for (size_t i = 0; !status && i < n_rows * k; i++)

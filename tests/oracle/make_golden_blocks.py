@@ -163,5 +163,22 @@ def main():
         b = encoders[name](x).tobytes()
         write(name + ".raw.encode", struct.pack("<3I", ROWS, K, len(b)), x.astype("<f4").tobytes(), b)
 
+    def encode_q2_0(x):
+        b = x.reshape(-1, 64)
+        d = np.abs(b).max(1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            inv = np.where(d == 0, np.float32(0), np.float32(1) / d).astype(np.float32)
+        y = b * inv
+        q = (np.sign(y) * np.floor(np.abs(y) + np.float32(0.5)) + 1).astype(np.uint8).reshape(-1, 16, 4)
+        codes = q[..., 0] | q[..., 1] << 2 | q[..., 2] << 4 | q[..., 3] << 6
+        return np.concatenate([d.astype("<f2").view(np.uint8), codes], 1)
+
+    later = {"Q4_0": lambda x: quants.quantize(x, T.Q4_0), "Q4_1": lambda x: quants.quantize(x, T.Q4_1),
+             "Q2_0": encode_q2_0, "Q2_0.raw": encode_q2_0}
+    for name, encode in later.items():
+        x = weights(g, name == "Q2_0")
+        b = encode(x).tobytes()
+        write(name + ".encode", struct.pack("<3I", ROWS, K, len(b)), x.astype("<f4").tobytes(), b)
+
 
 main()
