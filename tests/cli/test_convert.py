@@ -120,3 +120,262 @@ def test_converted_models_choose_the_tokens_of_transformers(lib, folders, tmp_pa
     for p in json.loads((DATA / (form + ".json")).read_text())["prompts"]:
         assert model.tokenize(p["text"]) == p["ids"]
     model.close()
+
+
+# ---- GGUF to GGUF ----------------------------------------------------------------------------------
+
+WRITABLE = ["f32", "f16", "bf16", "q8_0", "q6_k", "q4_k", "q4_1", "q4_0", "q2_0", "tq1_0", "tq2_0", "i2_s", "q1_0"]
+
+
+def types_of(path):
+    """{type: tensors} of `bitlm info`, and the whole text."""
+    text = subprocess.run([BITLM, "info", path], capture_output=True, timeout=60, check=True).stdout.decode()
+    lines = text.split("  type ")[1].splitlines()[1:]
+    return {line.split()[0]: int(line.split()[1]) for line in lines[:4] if len(line.split()) > 3}, text
+
+
+@pytest.mark.parametrize("kind", WRITABLE)
+def test_every_writable_type(lib, folders, tmp_path, kind):
+    """A float model in each type, from the folder and from a GGUF file of it: the same bytes; float types keep the tokens."""
+    convert(folders / "llama-float", tmp_path / "f32.gguf", "--type", "f32", "--embedding-type", "f32")
+    convert("--type", kind, "--embedding-type", "q8_0", folders / "llama-float", tmp_path / "a.gguf")
+    convert("--type", kind, "--embedding-type", "q8_0", tmp_path / "f32.gguf", tmp_path / "b.gguf")
+    size = (tmp_path / "a.gguf").stat().st_size
+    assert size == (tmp_path / "b.gguf").stat().st_size
+    a, b = (tmp_path / "a.gguf").read_bytes(), (tmp_path / "b.gguf").read_bytes()
+    assert a[-size // 2:] == b[-size // 2:]
+    if kind in ("f32", "f16", "bf16", "q8_0"):  # the embedding and the head are Q8_0 here
+        wrong, n = disagreements(lib, tmp_path / "a.gguf", "llama-float")
+        assert wrong < n / 4
+    types, text = types_of(tmp_path / "a.gguf")
+    layer = {"q6_k": "Q8_0", "q4_k": "Q8_0"}.get(kind, kind.upper())  # 128 is no multiple of 256
+    if kind.startswith("tq"):
+        layer = "I2_S"
+    assert types.get(layer, 0) >= 12, text
+
+
+@pytest.mark.parametrize("kind", ["i2_s", "tq2_0", "q2_0", "f16", "f32", "bf16"])
+def test_ternary_weights_survive_every_exact_type(lib, folders, tmp_path, kind):
+    """Trits with one scale are exact in all of these but for the rounding of the scale."""
+    convert(folders / "bitnet-packed", tmp_path / "a.gguf")
+    convert("--type", kind, tmp_path / "a.gguf", tmp_path / "b.gguf")
+    convert("--type", "i2_s", tmp_path / "b.gguf" if kind in ("i2_s",) else tmp_path / "a.gguf", tmp_path / "c.gguf")
+    assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+    if kind in ("i2_s", "q2_0", "tq2_0"):
+        assert disagreements(lib, tmp_path / "b.gguf", "bitnet-packed")[0] <= (0 if kind == "i2_s" else 2)
+
+
+def test_no_options_copies_a_file(folders, tmp_path):
+    """Everything but our own two keys is the same: tensors byte by byte, keys in their order."""
+    convert(ROOT / "core" / "builtin" / "bitlm-story.gguf", tmp_path / "a.gguf")
+    convert(tmp_path / "a.gguf", tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    said = [subprocess.run([BITLM, "generate", "--model", m, "--max-tokens", "12", "Once"], capture_output=True,
+                           timeout=60, check=True).stdout for m in ("story", tmp_path / "a.gguf")]
+    assert said[0] == said[1]
+
+
+# ---- what is refused -------------------------------------------------------------------------------
+
+def write_tensors(path, header, data):
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+
+
+def read_tensors(path):
+    raw = path.read_bytes()
+    n = struct.unpack("<Q", raw[:8])[0]
+    return json.loads(raw[8:8 + n]), raw[8 + n:]
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+    """A copy of bitnet-packed that a test may spoil, in a folder of its own."""
+    target = tmp_path / "model"
+    target.mkdir()
+    for file in (folders / "bitnet-packed").iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        config.pop(key, None)
+        if value is not None:
+            config[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def spoil_header(change):
+    def spoil(folder):
+        header, data = read_tensors(folder / "model.safetensors")
+        data = change(header, bytearray(data)) or data
+        write_tensors(folder / "model.safetensors", header, data)
+    return spoil
+
+
+def set_entry(name, **values):
+    return spoil_header(lambda h, d: h[name].update(values))
+
+
+Q0 = "model.layers.0.self_attn.q_proj.weight"
+
+
+def overlap(h, d):
+    h[Q0]["data_offsets"] = [0, h[Q0]["data_offsets"][1] - h[Q0]["data_offsets"][0]]
+
+
+def put_nan(h, d):
+    at = h["model.norm.weight"]["data_offsets"][0]
+    d[at + 6:at + 8] = struct.pack("<H", 0x7fc0)
+    return d
+
+
+def put_inf_scale(h, d):
+    at = h[Q0 + "_scale"]["data_offsets"][0]
+    d[at:at + 2] = struct.pack("<H", 0x7f80)
+    return d
+
+
+def put_code_3(h, d):
+    d[h[Q0]["data_offsets"][0] + 5] = 0xff
+    return d
+
+
+def drop(name):
+    def change(h, d):
+        begin, end = h.pop(name)["data_offsets"]
+        for entry in h.values():
+            if "data_offsets" in entry and entry["data_offsets"][0] >= end:
+                entry["data_offsets"] = [o - (end - begin) for o in entry["data_offsets"]]
+        return d[:begin] + d[end:]
+    return spoil_header(change)
+
+
+def raw(data):
+    return lambda folder: (folder / "model.safetensors").write_bytes(data)
+
+
+def index(mapping):
+    def spoil(folder):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}))
+    return spoil
+
+
+def truncate(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-100])
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+REFUSED = [
+    (raw(struct.pack("<Q", 1 << 63) + b"{}"), "9223372036854775808"),
+    (raw(struct.pack("<Q", 50) + b"{}"), "50 bytes"),
+    (raw(b"\0\0"), "too few"),
+    (raw(struct.pack("<Q", 2) + b"[]"), "'{'"),
+    (raw(struct.pack("<Q", 9) + b'{"a":1,,}'), "no JSON"),
+    (raw(struct.pack("<Q", 15) + b'{"a":1,"a": 2 }'), "duplicate"),
+    (set_entry(Q0, dtype="Q9"), "Q9"),
+    (set_entry(Q0, shape=[-1, 128]), "whole number"),
+    (set_entry(Q0, shape=[1 << 62, 1 << 62]), "2^64"),
+    (set_entry(Q0, shape=[33, 128]), "bytes of data"),
+    (set_entry(Q0, shape=[16, 256]), "(16, 256)"),
+    (set_entry(Q0, data_offsets=[8, 4]), "8 to 4"),
+    (set_entry(Q0, data_offsets=[0, 1 << 60]), "1152921504606846976"),
+    (spoil_header(overlap), "overlap"),
+    (spoil_header(put_nan), "weight 3 of row 0 of tensor 'model.norm.weight' is nan"),
+    (spoil_header(put_inf_scale), "inf"),
+    (spoil_header(put_code_3), "code 3"),
+    (drop(Q0), Q0),
+    (drop(Q0 + "_scale"), "weight_scale"),
+    (drop("model.norm.weight"), "norm.weight"),
+    (spoil_header(lambda h, d: h.update(extra=h.pop(Q0))), "'extra' is not part"),
+    (truncate, "of the data"),
+    (pickle_only, "runs the code"),
+    (index({Q0: "../model.safetensors"}), "same folder"),
+    (index({Q0: "/etc/passwd"}), "same folder"),
+    (index({Q0: ".safetensors"}), "same folder"),
+    (index({Q0: "model.safetensors"}), "index does not name"),
+    (index({"other": "model.safetensors"}), "'other'"),
+    (index({Q0: 3}), "same folder"),
+    (index({}), "weight_map"),
+    (lambda f: edit_config(f, model_type="gpt2"), "gpt2"),
+    (lambda f: edit_config(f, hidden_act="gelu"), "gelu"),
+    (lambda f: edit_config(f, hidden_size=256), "256"),
+    (lambda f: edit_config(f, hidden_size=-5), "hidden_size"),
+    (lambda f: edit_config(f, num_hidden_layers=3), "layers.2"),
+    (lambda f: edit_config(f, num_hidden_layers=10 ** 9), "1024"),
+    (lambda f: edit_config(f, num_hidden_layers=None), "lacks num_hidden_layers"),
+    (lambda f: edit_config(f, num_key_value_heads=3), "multiple"),
+    (lambda f: edit_config(f, tie_word_embeddings=False), "lm_head.weight"),
+    (lambda f: edit_config(f, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4}), "dynamic"),
+    (lambda f: edit_config(f, quantization_config={"quant_method": "gptq"}), "gptq"),
+    (lambda f: edit_config(f, quantization_config={"quant_method": "bitnet", "linear_class": "x"}), "'x'"),
+    (lambda f: (f / "config.json").write_text("[1"), "config.json"),
+    (lambda f: (f / "config.json").unlink(), "no config.json"),
+    (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+    (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json"),
+    (lambda f: (f / "tokenizer.json").write_text((f / "tokenizer.json").read_text().replace("p{L}", "p{N}")), "pre"),
+    (lambda f: (f / "tokenizer.json").write_text((f / "tokenizer.json").read_text().replace('"!":0', '"!":-7').
+                                                 replace('"!": 0', '"!": -7')), "-7"),
+]
+
+
+@pytest.mark.parametrize("i", range(len(REFUSED)))
+def test_bad_folders_are_refused(folder, tmp_path, i):
+    spoil, word = REFUSED[i]
+    spoil(folder)
+    err = refused(tmp_path / "out.gguf", folder)
+    assert word in err, err
+
+
+def test_bad_arguments_are_refused(folder, tmp_path):
+    out = tmp_path / "out.gguf"
+    assert "q5_1" in refused(out, "--type", "q5_1", folder)
+    assert "safetensors" in refused(out, folder / "model.safetensors")
+    (tmp_path / "x.pt").write_bytes(b"\x80\x02}q\0.")
+    assert "runs the code" in refused(out, tmp_path / "x.pt")
+    assert "gguf" in refused(tmp_path / "out", folder)
+    assert "cannot" in refused(out, tmp_path / "nothing.gguf")
+    assert run(folder)[0] == 2
+    assert "cannot" in run(folder, tmp_path / "no" / "out.gguf")[1]
+
+
+# ---- never in part -----------------------------------------------------------------------------------
+
+def test_interrupt_leaves_nothing(tmp_path):
+    source = tmp_path / "big.gguf"
+    subprocess.run([BITLM, "synth", "--shape", "100m", "--type", "f16", source], check=True, timeout=120)
+    out = tmp_path / "out" / "m.gguf"
+    out.parent.mkdir()
+    for wait in (0.05, 0.2, 0.4):
+        child = subprocess.Popen([BITLM, "convert", "--type", "q4_k", source, out], stderr=subprocess.PIPE)
+        time.sleep(wait)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=20)
+        assert child.returncode == 130 and err == b"", (child.returncode, err)
+        assert os.listdir(out.parent) == []
+    child = subprocess.Popen([BITLM, "convert", "--type", "q4_k", source, out])
+    time.sleep(0.2)
+    child.kill()
+    child.wait()
+    assert os.listdir(out.parent) == []
+
+
+def test_full_disk_leaves_what_was_there(folders, tmp_path):
+    """A limit on file sizes stands for a full disk: write() fails the same way."""
+    out = tmp_path / "m.gguf"
+    out.write_bytes(b"before")
+    err = refused(out, folders / "llama-float", preexec_fn=lambda: limit_files(100000))
+    assert "cannot write" in err
+    assert out.read_bytes() == b"before"
+
+
+def limit_files(size):
+    import resource
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
