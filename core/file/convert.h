@@ -32,6 +32,7 @@ typedef struct bl_planned {
     const bl_tensor *gguf;
     float *memory;           /* freed with the plan */
     uint64_t head_dim;       /* > 0: rows of each head go from halves (i, i + d/2) to pairs (2i, 2i + 1) */
+    int32_t unpermute;       /* of head_dim: from pairs back to halves */
     int32_t master;          /* BitNet master weights: absmean before anything else */
     float scale;             /* of PACKED: weight = scale * trit */
 } bl_planned;
@@ -72,8 +73,27 @@ bitlm_status bl_plan_step(bl_plan *plan, uint64_t weights);
 /* What a source's pages cost is given back. */
 void bl_planned_drop(const bl_plan *plan, const bl_planned *p, uint64_t first, uint64_t n);
 
+/* Tensors of a layer under both names, "X" of "X.weight".  rows and k are sizes by letter: Hidden, Attention (heads *
+ * head_dim), Key-value, Ffn, head Dimension; rows '1': a vector of k. */
+typedef struct bl_hf_row {
+    const char *hf, *gguf;
+    char rows, k;
+    char need;               /* a: always, s: of a BitNet architecture, q: of qwen3 */
+    char kind;               /* n: norm, l: linear layer */
+} bl_hf_row;
+extern const bl_hf_row bl_hf_rows[]; /* of two names of one tensor the first is transformers' */
+extern const size_t bl_hf_n_rows;
+/* Split patterns as tokenizer.json has them. */
+extern const char bl_pattern_llama3[], bl_pattern_qwen2[];
+
 bitlm_status bl_convert_hf(bl_plan *plan, const char *folder);                           /* keys and tensors */
 bitlm_status bl_convert_tokenizer(bl_plan *plan, const char *folder, uint64_t vocab_size, const void *config);
 bitlm_status bl_convert_export(bl_plan *plan, const char *output);                       /* whole */
+/* tokenizer.json or tokenizer.model, and tokenizer_config.json, of plan->gguf into a folder. */
+bitlm_status bl_export_tokenizer(bl_plan *plan, const char *folder);
+/* Writes and syncs a new file of the folder. */
+bitlm_status bl_export_file(bl_plan *plan, const char *folder, const char *name, const void *data, size_t size);
+/* Takes json (NULL: no memory). */
+bitlm_status bl_export_json(bl_plan *plan, const char *folder, const char *name, void *json);
 
 #endif

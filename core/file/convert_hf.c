@@ -272,12 +272,7 @@ static uint64_t size_of(const shape *s, char letter) {
     }
 }
 
-static const struct row {
-    const char *hf, *gguf; /* "X.weight" in a layer */
-    char rows, k;          /* rows '1': a vector of k */
-    char need;             /* a: always, s: of a BitNet architecture, q: of qwen3, ' ': optional */
-    char kind;             /* n: norm, l: linear layer */
-} in_layer[] = {
+const bl_hf_row bl_hf_rows[] = {
     {"input_layernorm", "attn_norm", '1', 'H', 'a', 'n'},
     {"post_attention_layernorm", "ffn_norm", '1', 'H', 'a', 'n'},
     {"self_attn.q_proj", "attn_q", 'A', 'H', 'a', 'l'},
@@ -294,6 +289,7 @@ static const struct row {
     {"mlp.ffn_sub_norm", "ffn_sub_norm", '1', 'F', 's', 'n'},
     {"mlp.ffn_layernorm", "ffn_sub_norm", '1', 'F', 's', 'n'},
 };
+const size_t bl_hf_n_rows = BL_COUNT(bl_hf_rows);
 
 static int is_bitnet_arch(const shape *s) { return strncmp(s->arch, "bitnet", 6) == 0; }
 
@@ -378,8 +374,8 @@ static int is_ignored(const shape *s, const char *name) {
 
 static bitlm_status plan_in_layer(bl_plan *plan, shape *s, const bl_st_tensor *t, const char *rest, uint64_t layer,
                                   int *known) {
-    for (size_t i = 0; i < BL_COUNT(in_layer); i++) {
-        const struct row *r = &in_layer[i];
+    for (size_t i = 0; i < bl_hf_n_rows; i++) {
+        const bl_hf_row *r = &bl_hf_rows[i];
         size_t n = strlen(r->hf);
         if (strncmp(rest, r->hf, n) != 0 || rest[n] != '.' || (r->need == 's' && !is_bitnet_arch(s)) ||
             (r->need == 'q' && strcmp(s->arch, "qwen3") != 0))
@@ -472,8 +468,8 @@ static bitlm_status check_complete(bl_plan *plan, const shape *s) {
     if (s->tied == 0 && !planned(plan, "output.weight"))
         return BL_PLAN_FAIL(plan, BITLM_FORMAT, "the folder lacks the tensor lm_head.weight, but tie_word_embeddings is false");
     for (uint64_t l = 0; l < s->layers; l++)
-        for (size_t i = 0; i < BL_COUNT(in_layer); i++) {
-            const struct row *r = &in_layer[i];
+        for (size_t i = 0; i < bl_hf_n_rows; i++) {
+            const bl_hf_row *r = &bl_hf_rows[i];
             int needed = r->need == 'a' || (r->need == 's' && is_bitnet_arch(s)) ||
                          (r->need == 'q' && strcmp(s->arch, "qwen3") == 0);
             snprintf(name, sizeof name, "blk.%llu.%s.weight", (ull)l, r->gguf);

@@ -96,11 +96,13 @@ static bitlm_status read_packed(bl_plan *plan, const bl_planned *p, uint64_t row
     return BITLM_OK;
 }
 
-/* Where row `row` of the GGUF file stands in the source. */
+/* Where row `row` of what is written stands in the source. */
 static uint64_t source_row(const bl_planned *p, uint64_t row) {
     if (!p->head_dim)
         return row;
     uint64_t in_head = row % p->head_dim;
+    if (p->unpermute)
+        return row - in_head + in_head % (p->head_dim / 2) * 2 + in_head / (p->head_dim / 2);
     return row - in_head + in_head % 2 * (p->head_dim / 2) + in_head / 2;
 }
 

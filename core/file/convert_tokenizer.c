@@ -205,9 +205,9 @@ static size_t stages_of(const json_t *p, const json_t **stages) {
     return n;
 }
 
-static const char llama3[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+const char bl_pattern_llama3[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
                              "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-static const char qwen2[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+const char bl_pattern_qwen2[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
                             "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /* The name of the split pattern, as core/text/pretokenizers.c has it; NULL: none fits. */
@@ -228,9 +228,9 @@ static const char *find_pre(const vocabulary *v, int ignore_merges) {
     if (!is_text(stages[0], "type", "Split") || regex || !is_text(stages[0], "behavior", "Isolated") ||
         json_is_true(json_object_get(stages[0], "invert")))
         return NULL;
-    if (strcmp(pattern, llama3) == 0 && !nfc && ignore_merges)
+    if (strcmp(pattern, bl_pattern_llama3) == 0 && !nfc && ignore_merges)
         return "llama-bpe";
-    return strcmp(pattern, qwen2) == 0 && nfc && !ignore_merges ? "qwen2" : NULL;
+    return strcmp(pattern, bl_pattern_qwen2) == 0 && nfc && !ignore_merges ? "qwen2" : NULL;
 }
 
 /* Whether the post-processor puts a special token before or behind the text. */

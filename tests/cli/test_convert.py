@@ -379,3 +379,49 @@ def limit_files(size):
     import resource
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+# ---- back to a folder ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("form", ["bitnet-packed", "llama-packed", "bitnet-master", "qwen3-float"])
+def test_a_folder_of_a_file_is_that_file_again(folders, tmp_path, form):
+    """Rows unpermuted, trits packed, vocabulary, scales: converted again, the bytes are those before."""
+    convert(folders / form, tmp_path / "a.gguf")
+    (tmp_path / "out").mkdir()
+    convert(tmp_path / "a.gguf", tmp_path / "out" / form)
+    assert not [f for f in os.listdir(tmp_path / "out") if f != form]
+    convert(tmp_path / "out" / form, tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    if form == "bitnet-packed":  # what transformers saved it with
+        config = json.loads((tmp_path / "out" / form / "config.json").read_text())
+        assert config["quantization_config"]["linear_class"] == "autobitlinear"
+        ours, theirs = (read_tensors(d / form / "model.safetensors") for d in (tmp_path / "out", folders))
+        for (header, data), other in ((ours, theirs[0]), (theirs, ours[0])):
+            assert {k: v["shape"] for k, v in header.items() if k != "__metadata__"} == \
+                   {k: v["shape"] for k, v in other.items() if k != "__metadata__"}
+        for name, entry in theirs[0].items():
+            if name.endswith("proj.weight"):
+                a, b = ours[0][name]["data_offsets"], entry["data_offsets"]
+                assert ours[1][a[0]:a[1]] == theirs[1][b[0]:b[1]], name
+
+
+def test_the_story_model_as_a_folder(tmp_path):
+    """SentencePiece and BitNet: tokenizer.model, packed layers; the text stays."""
+    story = ROOT / "core" / "builtin" / "bitlm-story.gguf"
+    convert(story, tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "b.gguf")
+    said = [subprocess.run([BITLM, "generate", "--model", m, "--max-tokens", "30", "Once upon a time"],
+                           capture_output=True, timeout=60, check=True).stdout for m in ("story", tmp_path / "b.gguf")]
+    assert said[0] == said[1]
+
+
+def test_what_no_folder_can_say_is_refused(folders, tmp_path):
+    convert(folders / "llama-float", tmp_path / "a.gguf")
+    assert "rope_freqs" in refused(tmp_path / "out", tmp_path / "a.gguf")
+    convert("--type", "q8_0", folders / "bitnet-packed", tmp_path / "b.gguf")
+    assert "i2_s" in refused(tmp_path / "out", tmp_path / "b.gguf")
+    assert "bitnet-encoder" in refused(tmp_path / "out", ROOT / "core" / "builtin" / "bitlm-embed.gguf")
+    (tmp_path / "there").mkdir()
+    convert(folders / "bitnet-packed", tmp_path / "c.gguf")
+    assert "there" in refused(tmp_path / "there", tmp_path / "c.gguf")
+    assert "cannot write" in refused(tmp_path / "full", tmp_path / "c.gguf", preexec_fn=lambda: limit_files(50000))
