@@ -17,13 +17,14 @@ if [ ! -e $dir/build.ninja ]; then
 fi
 "$NINJA" -C $dir --quiet || exit 1
 
-mkdir -p $dir/seeds/fuzz_gguf $dir/seeds/fuzz_model $dir/seeds/fuzz_text
+mkdir -p $dir/seeds/fuzz_gguf $dir/seeds/fuzz_model $dir/seeds/fuzz_safetensors $dir/seeds/fuzz_text
 for file in tests/data/tiny/*.gguf.xz; do
     seed=$dir/seeds/fuzz_model/$(basename "$file" .xz)
     [ -e "$seed" ] || xz -dc "$file" >"$seed"
 done
 cp README.md $dir/seeds/fuzz_text/ 2>/dev/null
 cp $dir/seeds/fuzz_model/tiny-[iq]* $dir/seeds/fuzz_gguf/
+tar -xOf tests/data/convert/bitnet-packed.tar.xz bitnet-packed/model.safetensors >$dir/seeds/fuzz_safetensors/packed
 printf '{"temperature":0.5,"stop":["a","b"],"seed":7,"threads":2}' >$dir/seeds/fuzz_text/options.json
 
 for source in tests/fuzz/fuzz_*.c; do

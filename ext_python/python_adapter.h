@@ -132,6 +132,7 @@ int blpy_same_model(blpy_state *state, PyObject *a, PyObject *b);
 extern PyMethodDef blpy_codes_methods[];
 extern PyMethodDef blpy_index_methods[];
 extern PyMethodDef blpy_quant_methods[];
+extern PyMethodDef blpy_convert_methods[];
 int blpy_index_register(PyObject *module, blpy_state *state);
 
 #endif

@@ -49,7 +49,7 @@ def test_floats():
 
 @pytest.mark.parametrize("call, kind, words", [
     (lambda: bitlm.quantize(array.array("f", [1] * 8), "nope"), ValueError, "nope"),
-    (lambda: bitlm.quantize(array.array("f", [1] * 256), "Q4_K"), NotImplementedError, "Q4_K"),
+    (lambda: bitlm.quantize(array.array("f", [1] * 256), "PTQ1_0"), NotImplementedError, "PTQ1_0"),
     (lambda: bitlm.quantize(array.array("f", [1] * 100), "TQ2_0"), ValueError, "100"),
     (lambda: bitlm.quantize(array.array("f", [float("nan")] * 256), "TQ2_0"), ValueError, "finite"),
     (lambda: bitlm.quantize(array.array("d", [1] * 256), "TQ2_0"), TypeError, "'d'"),
