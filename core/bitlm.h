@@ -456,7 +456,7 @@ BITLM_API bitlm_status bitlm_pack(const char *scheme, size_t length, const int8_
 BITLM_API bitlm_status bitlm_unpack(const char *scheme, size_t length, const void *data, size_t data_bytes,
                                     size_t n_rows, size_t k, int8_t *trits, bitlm_error *error);
 
-/* ---- conversion of models (docs/QUANTIZATION.md) ---------------------------------------------- */
+/* ---- conversion of models (docs/CONVERT.md) ---------------------------------------------- */
 
 typedef struct bitlm_convert_options {
     uint32_t size;              /* sizeof(bitlm_convert_options) */

@@ -57,7 +57,7 @@ typedef struct bl_plan {
 /* A new planned tensor, zeroed, or NULL (NOMEM, in plan->error). */
 bl_planned *bl_plan_add(bl_plan *plan);
 /* The type to write for p, by its role, its shape and what was asked: where a shape does not fit the type that was
- * asked for, the nearest that holds it (docs/QUANTIZATION.md).  `otherwise` if nothing was asked. */
+ * asked for, the nearest that holds it (docs/CONVERT.md).  `otherwise` if nothing was asked. */
 bitlm_status bl_plan_choose(bl_plan *plan, bl_planned *p, int32_t otherwise);
 /* 1 for types whose weights are trits with a scale that are packed exactly. */
 int bl_is_ternary_target(int32_t type);
