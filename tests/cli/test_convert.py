@@ -425,3 +425,69 @@ def test_what_no_folder_can_say_is_refused(folders, tmp_path):
     convert(folders / "bitnet-packed", tmp_path / "c.gguf")
     assert "there" in refused(tmp_path / "there", tmp_path / "c.gguf")
     assert "cannot write" in refused(tmp_path / "full", tmp_path / "c.gguf", preexec_fn=lambda: limit_files(50000))
+
+
+# ---- SentencePiece as tokenizer.json -------------------------------------------------------------------
+
+def fields(data):
+    """(number, value) of a protobuf message: ints, 4-byte values and byte strings."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+    while at < len(data):
+        tag = varint()
+        if tag & 7 == 0:
+            yield tag >> 3, varint()
+        else:
+            size = 4 if tag & 7 == 5 else varint()
+            yield tag >> 3, data[at:at + size]
+            at += size
+
+
+def test_sentencepiece_from_tokenizer_json(lib, folders, tmp_path):
+    """Hugging Face's own form of such a vocabulary has merges and no scores; the ids must be those of tokenizer.model."""
+    target = tmp_path / "model"
+    target.mkdir()
+    for file in (folders / "llama-float").iterdir():
+        if file.name != "tokenizer.model":
+            (target / file.name).write_bytes(file.read_bytes())
+    pieces = []
+    for number, value in fields((folders / "llama-float" / "tokenizer.model").read_bytes()):
+        if number == 1:
+            piece = dict(fields(value))
+            pieces.append((piece[1].decode(), struct.unpack("<f", piece[2])[0], piece.get(3, 1)))
+    vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
+    merges = []
+    for text, score, _ in pieces:
+        splits = [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in vocab and text[i:] in vocab]
+        merges += [(score, vocab[a], vocab[b], a, b) for a, b in splits]
+    merges.sort(key=lambda m: (-m[0], m[1], m[2]))
+    (target / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": t, "special": True} for i, (t, _, kind) in enumerate(pieces) if kind in (2, 3)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": None,
+        "post_processor": {"type": "TemplateProcessing", "single": [
+            {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]},
+        "model": {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "vocab": vocab,
+                  "merges": [f"{a} {b}" for _, _, _, a, b in merges]}}))
+    convert(target, tmp_path / "m.gguf")
+    convert(folders / "llama-float", tmp_path / "n.gguf")
+    ours, theirs = Model(lib, tmp_path / "m.gguf"), Model(lib, tmp_path / "n.gguf")
+    for p in json.loads((DATA / "llama-float.json").read_text())["prompts"]:
+        assert ours.tokenize(p["text"]) == p["ids"]
+    for i in range(0, len(__doc__) + 2000, 37):
+        text = (pathlib.Path(__file__).read_text())[i:i + 200]
+        assert ours.tokenize(text) == theirs.tokenize(text)
+    ours.close()
+    theirs.close()
