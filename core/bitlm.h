@@ -463,6 +463,8 @@ typedef struct bitlm_convert_options {
     uint32_t flags;             /* 0 */
     bitlm_text type;            /* of the linear layers: "i2_s", "q8_0", …; {NULL,0}: what the source suggests */
     bitlm_text embedding_type;  /* of the embedding and a head of its own; {NULL,0}: likewise */
+    int32_t threads;            /* 0: the physical cores; results do not depend on it */
+    int32_t reserved;           /* 0 */
     bitlm_text pre;             /* how the vocabulary splits text, where the tokenizer's pattern is not known */
     void (*progress)(void *context, double fraction); /* may be NULL; on the calling thread, fraction in [0, 1] */
     void *progress_context;

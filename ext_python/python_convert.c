@@ -32,23 +32,25 @@ static bitlm_text text_of(const char *data, Py_ssize_t length) {
 }
 
 static PyObject *fn_convert(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"source", "output", "type", "embedding_type", "pre", "progress", NULL};
+    static char *names[] = {"source", "output", "type", "embedding_type", "pre", "progress", "threads", NULL};
     blpy_state *state = blpy_state_of(module);
     PyObject *source = NULL, *output = NULL, *progress = Py_None, *result = NULL;
     const char *type = NULL, *embedding = NULL, *pre = NULL;
+    int threads = 0;
     Py_ssize_t type_length = 0, embedding_length = 0, pre_length = 0;
     bitlm_convert_options options;
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
     watcher w = {&host, NULL, -1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&|z#z#z#O", names, PyUnicode_FSConverter, &source,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&|z#z#z#Oi", names, PyUnicode_FSConverter, &source,
                                      PyUnicode_FSConverter, &output, &type, &type_length, &embedding, &embedding_length,
-                                     &pre, &pre_length, &progress))
+                                     &pre, &pre_length, &progress, &threads))
         goto done;
     bitlm_convert_options_init(&options);
     options.type = text_of(type, type_length);
     options.embedding_type = text_of(embedding, embedding_length);
+    options.threads = threads;
     options.pre = text_of(pre, pre_length);
     if (progress != Py_None) {
         w.progress = progress;
@@ -76,9 +78,9 @@ done:
 
 PyMethodDef blpy_convert_methods[] = {
     {"convert", (PyCFunction)(void (*)(void))fn_convert, METH_VARARGS | METH_KEYWORDS,
-     PyDoc_STR("convert(source, output, type=None, embedding_type=None, pre=None, progress=None)\n--\n\n"
+     PyDoc_STR("convert(source, output, type=None, embedding_type=None, pre=None, progress=None, threads=0)\n--\n\n"
                "A Hugging Face folder or a GGUF file to a GGUF file (output named *.gguf), or a GGUF file to a new folder "
                "of safetensors.  type: of the linear layers, embedding_type: of the embedding and head, as in `bitlm "
-               "convert`; progress: called with a fraction of 1.  The output appears whole or not at all.")},
+               "convert`; progress: called with a fraction of 1; threads: 0 for the physical cores.  The output appears whole or not at all.")},
     {NULL, NULL, 0, NULL},
 };

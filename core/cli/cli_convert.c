@@ -15,6 +15,7 @@ static const char usage[] =
     "                         q8_0, f16, bf16, f32 (default: i2_s for BitNet, f16 for float models, as\n"
     "                         it is for GGUF)\n"
     "  --embedding-type TYPE  of the embedding and of a head of its own (default: f16, or as it is)\n"
+    "  --threads N            (default: the physical cores); the output does not depend on it\n"
     "  --pre NAME             how the vocabulary splits text, where the converter does not know\n"
     "Ternary types quantize float weights by absmean, which only a model trained as BitNet survives.\n"
     "The output appears whole or not at all.\n";
@@ -49,6 +50,7 @@ int bl_cli_convert(int argc, char **argv, int first) {
         options.embedding_type = (bitlm_text){embedding, strlen(embedding)};
     if (pre)
         options.pre = (bitlm_text){pre, strlen(pre)};
+    options.threads = line.options.threads;
     if (isatty(STDERR_FILENO)) {
         options.progress = bl_cli_progress;
         options.progress_context = &percent;

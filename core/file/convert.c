@@ -224,8 +224,14 @@ bitlm_status bitlm_convert(const char *source, size_t source_length, const char 
     char *from = c_string(&plan.alloc, source, source_length, "source", &status, &inner), *to = NULL;
     if (!status)
         to = c_string(&plan.alloc, output, output_length, "output", &status, &inner);
+    if (!status && (plan.options->threads < 0 || plan.options->threads > 256))
+        status = bl_error(&inner, BITLM_ARG, "threads is %d, but must be 0 to 256", (int)plan.options->threads);
+    if (!status)
+        status = bl_pool_create(&plan.alloc, plan.options->threads ? plan.options->threads : bl_physical_cores(), &plan.pool,
+                                &inner);
     if (!status)
         status = run(&plan, from, to);
+    bl_pool_free(plan.pool);
     bl_gguf_writer_abort(plan.writer);
     for (uint64_t i = 0; i < plan.n; i++)
         bl_free(&plan.alloc, plan.tensors[i].memory);

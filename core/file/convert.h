@@ -9,6 +9,7 @@
 #ifndef BL_CONVERT_H
 #define BL_CONVERT_H
 
+#include "base/pool.h"
 #include "file/gguf.h"
 #include "file/safetensors.h"
 
@@ -40,6 +41,7 @@ typedef struct bl_planned {
 typedef struct bl_plan {
     bl_alloc alloc;
     bl_poll *poll;
+    bl_pool *pool;
     const bitlm_convert_options *options;
     int32_t type, embedding_type; /* of the options; -1: not said */
     bitlm_error *error;

@@ -185,26 +185,30 @@ typedef struct work {
     float *x;        /* rows of a chunk */
     int8_t *trits;
     uint8_t *out;
+    double *sums;    /* of the magnitudes of each row */
     uint64_t rows;   /* of a full chunk */
 } work;
 
-/* The absmean scale of one matrix, rows [first, first + n): *inverse multiplies weights. */
-static bitlm_status absmean(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, float *inverse) {
-    double sum = 0;
-    for (uint64_t r = 0; r < n; r += w->rows) {
-        uint64_t rows = BL_MIN(w->rows, n - r);
-        bitlm_status status = bl_planned_rows(plan, p, first + r, rows, w->x);
-        if (!status)
-            status = bl_plan_step(plan, 0);
-        if (status)
-            return status;
-        for (uint64_t i = 0; i < rows * p->dims[0]; i++)
-            sum += fabsf(w->x[i]);
-        bl_planned_drop(plan, p, first + r, rows);
-    }
-    float mean = (float)(sum / ((double)n * (double)p->dims[0]));
-    *inverse = 1.0f / BL_MAX(mean, 1e-5f);
-    return BITLM_OK;
+/* How the weights of a matrix become what is written. */
+typedef struct recipe {
+    int trits;       /* trits with `scale`, else the numbers themselves */
+    int absmean;     /* trits by rounding, else by sign */
+    int sums;        /* no output: the sums that absmean needs */
+    float scale, inverse;
+} recipe;
+
+/* A chunk of rows, cut into tiles for threads. */
+typedef struct chunk {
+    bl_plan *plan;
+    const bl_planned *p;
+    work *w;
+    const recipe *c;
+    uint64_t first, rows, tile_rows;
+    int failed;      /* by some tile; which one does not matter */
+} chunk;
+
+static bitlm_status named(bl_plan *plan, const bl_planned *p, bitlm_status status, const bitlm_error *inner) {
+    return status ? BL_PLAN_FAIL(plan, status, "tensor '%s': %s", p->source_name, inner->text) : BITLM_OK;
 }
 
 /* Absmean trits: half to even, so that only |w * inverse| > 1/2 leaves zero. */
@@ -220,16 +224,88 @@ static void sign_trits(const float *x, uint64_t n, int8_t *trits) {
         trits[i] = (int8_t)((x[i] > 0) - (x[i] < 0));
 }
 
-static bitlm_status named(bl_plan *plan, const bl_planned *p, bitlm_status status, const bitlm_error *inner) {
-    return status ? BL_PLAN_FAIL(plan, status, "tensor '%s': %s", p->source_name, inner->text) : BITLM_OK;
+/* Rows [at, at + n) of the chunk: read, made trits, encoded.  I2_S is packed afterwards, since each piece of it ends with
+ * the scale. */
+static bitlm_status do_rows(bl_plan *plan, const chunk *ch, uint64_t at, uint64_t n) {
+    const bl_planned *p = ch->p;
+    const recipe *c = ch->c;
+    uint64_t k = p->dims[0], row_bytes;
+    int ok, ternary = bl_is_ternary_target(p->type);
+    float *x = ch->w->x + at * k;
+    int8_t *trits = ch->w->trits + at * k;
+    bitlm_error inner = {.size = sizeof inner};
+    bitlm_status status = bl_planned_rows(plan, p, ch->first + at, n, x);
+    if (status)
+        return status;
+    for (uint64_t r = 0; c->sums && r < n; r++) {
+        double sum = 0;
+        for (uint64_t i = 0; i < k; i++)
+            sum += fabsf(x[r * k + i]);
+        ch->w->sums[at + r] = sum;
+    }
+    if (c->sums)
+        return BITLM_OK;
+    if (c->trits && c->absmean)
+        round_trits(x, n * k, c->inverse, trits);
+    else if (c->trits)
+        sign_trits(x, n * k, trits);
+    if (p->type == BL_TYPE_I2_S)
+        return BITLM_OK;
+    row_bytes = bl_tensor_bytes(bl_tensor_type_find(p->type), k, 1, &ok);
+    if (c->trits && !ternary && c->absmean)
+        for (uint64_t i = 0; i < n * k; i++)
+            x[i] = c->scale * (float)trits[i];
+    if (c->trits && ternary)
+        status = bl_pack_trits(p->type, trits, n, k, c->scale, ch->w->out + at * row_bytes, &inner);
+    else
+        status = bl_encode(p->type, x, n, k, 0, ch->w->out + at * row_bytes, &inner);
+    return named(plan, p, status, &inner);
 }
 
-/* How the weights of a matrix become what is written. */
-typedef struct recipe {
-    int trits;       /* trits with `scale`, else the numbers themselves */
-    int absmean;     /* trits by rounding, else by sign */
-    float scale, inverse;
-} recipe;
+static void run_tile(void *arg, int64_t tile, int thread) {
+    chunk *ch = arg;
+    bitlm_error ignored = {.size = sizeof ignored};
+    bl_plan own = *ch->plan; /* for an error of its own */
+    uint64_t at = (uint64_t)tile * ch->tile_rows;
+    (void)thread;
+    own.error = &ignored;
+    if (do_rows(&own, ch, at, BL_MIN(ch->tile_rows, ch->rows - at)))
+        __atomic_store_n(&ch->failed, 1, __ATOMIC_RELAXED);
+}
+
+static bitlm_status run_chunk(bl_plan *plan, chunk *ch) {
+    uint64_t tiles = (ch->rows + ch->tile_rows - 1) / ch->tile_rows;
+    ch->failed = 0;
+    if (bl_pool_run(plan->pool, run_tile, ch, (int64_t)tiles, plan->poll))
+        return bl_poll_error(plan->poll, plan->error);
+    return ch->failed ? do_rows(plan, ch, 0, ch->rows) : BITLM_OK; /* again, for the sentence of the first bad weight */
+}
+
+/* About 1 ms of the slowest encoder. */
+static uint64_t tile_rows(const bl_planned *p) { return BL_MAX((uint64_t)1, 16384 / p->dims[0]); }
+
+/* The absmean scale of one matrix, rows [first, first + n): *inverse multiplies weights.  Each row is summed by itself, so
+ * that threads change nothing. */
+static bitlm_status absmean(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, float *inverse) {
+    recipe c = {.sums = 1};
+    chunk ch = {.plan = plan, .p = p, .w = w, .c = &c, .tile_rows = tile_rows(p)};
+    double sum = 0;
+    for (uint64_t r = 0; r < n; r += w->rows) {
+        ch.first = first + r;
+        ch.rows = BL_MIN(w->rows, n - r);
+        bitlm_status status = run_chunk(plan, &ch);
+        if (!status)
+            status = bl_plan_step(plan, 0);
+        if (status)
+            return status;
+        for (uint64_t i = 0; i < ch.rows; i++)
+            sum += w->sums[i];
+        bl_planned_drop(plan, p, first + r, ch.rows);
+    }
+    float mean = (float)(sum / ((double)n * (double)p->dims[0]));
+    *inverse = 1.0f / BL_MAX(mean, 1e-5f);
+    return BITLM_OK;
+}
 
 static bitlm_status find_recipe(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, recipe *c) {
     int ternary = bl_is_ternary_target(p->type);
@@ -256,29 +332,18 @@ static bitlm_status find_recipe(bl_plan *plan, const bl_planned *p, work *w, uin
 static bitlm_status write_matrix(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n) {
     const bl_tensor_type *t = bl_tensor_type_find(p->type);
     uint64_t k = p->dims[0];
-    int ok, ternary = bl_is_ternary_target(p->type);
+    int ok;
     recipe c;
+    chunk ch = {.plan = plan, .p = p, .w = w, .c = &c, .tile_rows = tile_rows(p)};
     bitlm_error inner = {.size = sizeof inner};
     bitlm_status status = find_recipe(plan, p, w, first, n, &c);
     for (uint64_t r = 0; r < n && !status; r += w->rows) {
         uint64_t rows = BL_MIN(w->rows, n - r), bytes = bl_tensor_bytes(t, k, rows, &ok);
-        status = bl_planned_rows(plan, p, first + r, rows, w->x);
-        if (status)
-            break;
-        if (c.trits) {
-            if (c.absmean)
-                round_trits(w->x, rows * k, c.inverse, w->trits);
-            else
-                sign_trits(w->x, rows * k, w->trits);
-        }
-        if (c.trits && !ternary && c.absmean)
-            for (uint64_t i = 0; i < rows * k; i++)
-                w->x[i] = c.scale * (float)w->trits[i];
-        if (c.trits && ternary)
-            status = bl_pack_trits(p->type, w->trits, rows, k, c.scale, w->out, &inner);
-        else
-            status = bl_encode(p->type, w->x, rows, k, 0, w->out, &inner);
-        status = named(plan, p, status, &inner);
+        ch.first = first + r;
+        ch.rows = rows;
+        status = run_chunk(plan, &ch);
+        if (!status && p->type == BL_TYPE_I2_S)
+            status = named(plan, p, bl_pack_trits(p->type, w->trits, rows, k, c.scale, w->out, &inner), &inner);
         if (status)
             break;
         if (p->type == BL_TYPE_I2_S && r + rows < n)
@@ -320,13 +385,15 @@ static bitlm_status write_tensor(bl_plan *plan, const bl_planned *p) {
     w.x = bl_malloc(&plan->alloc, weights * sizeof *w.x);
     w.trits = bl_malloc(&plan->alloc, weights);
     w.out = bl_malloc(&plan->alloc, bytes + 32);
-    if (!w.x || !w.trits || !w.out)
+    w.sums = bl_calloc(&plan->alloc, (size_t)w.rows, sizeof *w.sums);
+    if (!w.x || !w.trits || !w.out || !w.sums)
         status = bl_error_nomem(plan->error, weights * 5 + bytes, "rows of weights");
     for (uint64_t m = 0; m < matrices && !status; m++)
         status = write_matrix(plan, p, &w, m * n, n);
     bl_free(&plan->alloc, w.x);
     bl_free(&plan->alloc, w.trits);
     bl_free(&plan->alloc, w.out);
+    bl_free(&plan->alloc, w.sums);
     return status;
 }
 

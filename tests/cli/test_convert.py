@@ -491,3 +491,11 @@ def test_sentencepiece_from_tokenizer_json(lib, folders, tmp_path):
         assert ours.tokenize(text) == theirs.tokenize(text)
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize("kind", ["i2_s", "q4_k", "q1_0", "f16"])
+def test_threads_change_nothing(folders, tmp_path, kind):
+    for form in ("llama-float", "bitnet-packed"):
+        for threads in ("1", "2", "5"):
+            convert("--type", kind, "--threads", threads, folders / form, tmp_path / f"{threads}.gguf")
+        assert len({(tmp_path / f"{t}.gguf").read_bytes() for t in "125"}) == 1

@@ -26,12 +26,14 @@ def test_convert_and_run(folder, tmp_path):
     subprocess.run([ROOT / "build" / "bitlm", "convert", "--type", "tq1_0", "--embedding-type", "q8_0", folder,
                     tmp_path / "c.gguf"], check=True, timeout=60)
     assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
-    bitlm.convert(str(tmp_path / "m.gguf"), bytes(tmp_path / "n.gguf"), type="i2_s")
+    bitlm.convert(str(tmp_path / "m.gguf"), bytes(tmp_path / "n.gguf"), type="i2_s", threads=2)
 
 
 def test_errors(folder, tmp_path):
     with pytest.raises(ValueError, match="q9"):
         bitlm.convert(folder, tmp_path / "m.gguf", type="q9")
+    with pytest.raises(ValueError, match="threads is 257"):
+        bitlm.convert(folder, tmp_path / "m.gguf", threads=257)
     with pytest.raises(OSError):
         bitlm.convert(tmp_path / "nothing", tmp_path / "m.gguf")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
