@@ -20,7 +20,7 @@ static void on_progress(void *context, double fraction) {
     w->percent = percent;
     PyEval_RestoreThread(w->host->saved);
     PyObject *result = PyObject_CallFunction(w->progress, "d", fraction);
-    if (!result) /* its exception ends the call */
+    if (!result) /* its exception is raised, and ends the call at the next poll */
         w->host->cancel = 1;
     Py_XDECREF(result);
     w->host->saved = PyEval_SaveThread();

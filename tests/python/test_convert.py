@@ -43,10 +43,11 @@ def test_errors(folder, tmp_path):
     with pytest.raises(NotImplementedError, match="runs the code"):
         bitlm.convert(tmp_path / "x.pth", tmp_path / "m.gguf")
 
+    assert not (tmp_path / "m.gguf").exists()
+
     def stop(fraction):
         raise KeyError("enough")
     with pytest.raises(KeyError, match="enough"):
         bitlm.convert(folder, tmp_path / "m.gguf", progress=stop)
     with pytest.raises(TypeError):
         bitlm.convert(folder)
-    assert not (tmp_path / "m.gguf").exists()
