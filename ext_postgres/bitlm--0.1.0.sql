@@ -29,7 +29,8 @@ CREATE FUNCTION bitlm_chat(messages jsonb,
 	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
 	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
 	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
-	rows integer DEFAULT NULL, lookup integer DEFAULT NULL) RETURNS text
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL,
+	chat_template text DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'blpg_chat' LANGUAGE C STABLE PARALLEL SAFE COST 10000000;
 
 CREATE FUNCTION bitlm_stream(prompt text,
@@ -94,12 +95,20 @@ CREATE FUNCTION bitlm_distance(a bit, b bit) RETURNS double precision
 CREATE FUNCTION bitlm_similarity(a bit, b bit) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'blpg_similarity' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION bitlm_jaccard(a bit, b bit) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'blpg_jaccard' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION bitlm_jaccard_distance(a bit, b bit) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'blpg_jaccard_distance' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION bitlm_reverse_bits(code bit) RETURNS bit
+	AS 'MODULE_PATHNAME', 'blpg_reverse_bits' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION bitlm_cosine(a real[], b real[]) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'blpg_cosine' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 CREATE FUNCTION bitlm_binarize(vector real[], threshold real DEFAULT 0) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_binarize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE OPERATOR <^> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = bitlm_distance, COMMUTATOR = '<^>');
+CREATE OPERATOR <|> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = bitlm_jaccard_distance, COMMUTATOR = '<|>');
 
 CREATE TYPE bitlm_sphere AS (center bit varying, radius integer);
 CREATE FUNCTION bitlm_sphere(center bit, radius integer) RETURNS bitlm_sphere

@@ -53,6 +53,7 @@ typedef struct blpg_option
 
 extern const blpg_option blpg_generate_options[];
 extern const int blpg_n_generate_options;
+extern const int blpg_n_chat_options;
 /* Options from the arguments first, first+1, ... as the table names them; NULL leaves
  * the default.  ERROR for what the core refuses. */
 extern void blpg_begin(blpg_call *call, const char *name, FunctionCallInfo fcinfo, int first,

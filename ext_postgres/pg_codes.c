@@ -4,6 +4,9 @@
  *                                     a type with btree order that an index may return
  *     bitlm_hamming(a, b)             the same as an integer
  *     bitlm_similarity(a, b)          equal bits / bits
+ *     bitlm_jaccard(a, b)             bits set in both / bits set in either
+ *     a <|> b                         1 - bitlm_jaccard(a, b)
+ *     bitlm_reverse_bits(code)        the bits of each byte the other way round
  *     bitlm_within(code, q, r)        code <^> q <= r.  Its support function gives the
  *                                     planner the index condition code <@ bitlm_sphere(q, r)
  *
@@ -77,6 +80,50 @@ blpg_similarity(PG_FUNCTION_ARGS)
 	uint64_t	distance = hamming(fcinfo, "bitlm_similarity", &bits);
 
 	PG_RETURN_FLOAT8(bits == 0 ? 1.0 : ((double) bits - (double) distance) / (double) bits);
+}
+
+static double
+jaccard(FunctionCallInfo fcinfo, const char *what)
+{
+	VarBit	   *a = PG_GETARG_VARBIT_P(0),
+			   *b = PG_GETARG_VARBIT_P(1);
+	double		result;
+
+	blpg_same_length(a, b, what);
+	result = bitlm_jaccard(VARBITS(a), VARBITS(b), VARBITBYTES(a));
+	PG_FREE_IF_COPY(a, 0);
+	PG_FREE_IF_COPY(b, 1);
+	return result;
+}
+
+PG_FUNCTION_INFO_V1(blpg_jaccard);
+PG_FUNCTION_INFO_V1(blpg_jaccard_distance);
+PG_FUNCTION_INFO_V1(blpg_reverse_bits);
+
+Datum
+blpg_jaccard(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_FLOAT8(jaccard(fcinfo, "bitlm_jaccard"));
+}
+
+Datum
+blpg_jaccard_distance(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_FLOAT8(1.0 - jaccard(fcinfo, "operator <|>"));
+}
+
+Datum
+blpg_reverse_bits(PG_FUNCTION_ARGS)
+{
+	VarBit	   *code = PG_GETARG_VARBIT_P(0),
+			   *result;
+
+	if (VARBITLEN(code) % 8 != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("bitlm_reverse_bits: the code has %d bits, but must have a multiple of 8", VARBITLEN(code))));
+	result = blpg_bits(VARBITLEN(code));
+	bitlm_reverse_bits(VARBITS(code), VARBITBYTES(code), VARBITS(result));
+	PG_RETURN_VARBIT_P(result);
 }
 
 /* ---- ranges ---- */

@@ -36,8 +36,10 @@ const blpg_option blpg_generate_options[] = {
 	{"on_error", 't'},
 	{"rows", 'i'},
 	{"lookup", 'i'},
+	{"chat_template", 't'},		/* bitlm_chat alone has it */
 };
-const int	blpg_n_generate_options = lengthof(blpg_generate_options);
+const int	blpg_n_chat_options = lengthof(blpg_generate_options);
+const int	blpg_n_generate_options = lengthof(blpg_generate_options) - 1;
 
 static void
 add_string(StringInfo json, const text *value)

@@ -100,7 +100,8 @@ generate(FunctionCallInfo fcinfo, const char *name, bitlm_text prompt, uint32_t 
 	volatile bitlm_status status = BITLM_OK;
 	volatile bool forgiven = false;
 
-	blpg_begin(&call, name, fcinfo, 1, blpg_generate_options, blpg_n_generate_options);
+	blpg_begin(&call, name, fcinfo, 1, blpg_generate_options,
+			   flags & BITLM_GENERATE_CHAT ? blpg_n_chat_options : blpg_n_generate_options);
 	blpg_free_at_end(fcinfo->flinfo);
 	initStringInfo(&out);
 	PG_TRY();
@@ -109,9 +110,10 @@ generate(FunctionCallInfo fcinfo, const char *name, bitlm_text prompt, uint32_t 
 		if (flags & BITLM_GENERATE_CHAT)
 		{
 			blpg_describe(&call, &info);
-			if (!info.can_chat)
+			if (!info.can_chat && !call.options.chat_template)
 				blpg_check(&call, blpg_error(&call, BITLM_UNSUPPORTED,
-											 "the model has no chat template that bitlm renders; name one that has, or use bitlm_generate"));
+											 "the model has no chat template that bitlm renders; name a model that has, "
+											 "choose one by chat_template, or use bitlm_generate"));
 		}
 		blpg_borrow(&call);
 		status = generate_into(&call, &prompt, flags, &out);

@@ -120,6 +120,34 @@ def test_codes(db):
                   "bitlm_embed((g * 7)::text) b OFFSET 0) s WHERE a <^> b <> bit_count(a # b)") == 0
 
 
+def test_jaccard_and_reverse(db, lite):
+    assert db.one("SELECT bitlm_jaccard(B'1100', B'1010')") == 1 / 3
+    assert db.one("SELECT B'1100' <|> B'1010'") == 1 - 1 / 3
+    assert db.one("SELECT bitlm_jaccard(B'0000', B'0000')") == 1.0
+    assert db.state("SELECT B'1' <|> B'11'")[0] == "22026"
+    assert db.one("SELECT bitlm_reverse_bits(B'1100000010000001')") == "0000001110000001"
+    assert db.state("SELECT bitlm_reverse_bits(B'101')")[0] == "22023"
+    for a, b in (("a", "b"), ("one text", "another"), ("x", "x")):
+        assert db.one("SELECT bitlm_jaccard(bitlm_embed(%s), bitlm_embed(%s))", a, b) == lite.execute(
+            "SELECT bitlm_jaccard(bitlm_embed(?), bitlm_embed(?))", (a, b)).fetchone()[0]
+    # The operator orders rows as the function does.
+    assert db.one("SELECT array_agg(g ORDER BY bitlm_embed(g::text) <|> bitlm_embed('7')) = "
+                  "array_agg(g ORDER BY 1 - bitlm_jaccard(bitlm_embed(g::text), bitlm_embed('7'))) "
+                  "FROM generate_series(1, 40) g")
+
+
+def test_chat_template(db, lite):
+    messages = '[{"role":"user","content":"Tell me about a fox"}]'
+    for template in ("chatml", "llama3", "zephyr"):
+        expected = lite.execute("SELECT bitlm_chat(?, ?)", (messages, json.dumps(
+            {"max_tokens": 20, "chat_template": template}))).fetchone()[0]
+        assert db.one("SELECT bitlm_chat(%s, max_tokens => 20, chat_template => %s)", messages, template) == expected
+    code, message = db.state("SELECT bitlm_chat(%s, chat_template => 'none')", messages)
+    assert code == "22023" and "chat_template" in message
+    code, message = db.state("SELECT bitlm_chat(%s)", messages)
+    assert code == "0A000" and "chat_template" in message
+
+
 def test_errors_have_sqlstates(db):
     for sql, state, word in [
             ("SELECT bitlm_generate('a', temperature => 101)", "22023", "temperature"),
