@@ -47,7 +47,7 @@ int
 blpg_option_bits(Relation index)
 {
 	const index_options *options = (const index_options *) index->rd_options;
-	Form_pg_attribute column = TupleDescAttr(RelationGetDescr(index), 0);
+	Form_pg_attribute column = TupleDescAttr(RelationGetDescr(index), blpg_shape_of(index)->code);
 
 	if (options && options->bits > 0)
 		return options->bits;
@@ -98,7 +98,8 @@ am_cost(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startup, Co
 /* Removes entries from one page by moving the last ones into the gaps: inside the page
  * only, so a scan that runs meanwhile misses nothing. */
 static int
-vacuum_page(Relation index, Buffer buffer, int code_bytes, IndexBulkDeleteCallback dead, void *dead_state)
+vacuum_page(Relation index, Buffer buffer, int code_bytes, int entry_bytes, IndexBulkDeleteCallback dead,
+			void *dead_state)
 {
 	Page		page = BufferGetPage(buffer);
 	int			n = BLPG_OPAQUE(page)->n,
@@ -108,7 +109,7 @@ vacuum_page(Relation index, Buffer buffer, int code_bytes, IndexBulkDeleteCallba
 
 	for (int i = n - 1; i >= 0; i--)
 	{
-		if (!dead(BLPG_TID(page, i), dead_state))
+		if (!dead((ItemPointer) BLPG_ENTRY(page, i, entry_bytes), dead_state))
 			continue;
 		if (!state)
 		{
@@ -119,14 +120,14 @@ vacuum_page(Relation index, Buffer buffer, int code_bytes, IndexBulkDeleteCallba
 		if (i != n)
 		{
 			memcpy(BLPG_CODES(page) + (Size) i * bytes, BLPG_CODES(page) + (Size) n * bytes, bytes);
-			*BLPG_TID(page, i) = *BLPG_TID(page, n);
+			memcpy(BLPG_ENTRY(page, i, entry_bytes), BLPG_ENTRY(page, n, entry_bytes), entry_bytes);
 		}
 	}
 	if (state)
 	{
 		BLPG_OPAQUE(page)->n = (uint16) n;
 		((PageHeader) page)->pd_lower = (LocationIndex) (BLPG_CODES(page) - (uint8_t *) page + (Size) n * bytes);
-		((PageHeader) page)->pd_upper = (LocationIndex) (((PageHeader) page)->pd_special - (Size) n * sizeof(ItemPointerData));
+		((PageHeader) page)->pd_upper = (LocationIndex) (((PageHeader) page)->pd_special - (Size) n * entry_bytes);
 		GenericXLogFinish(state);
 	}
 	return before - n;
@@ -139,12 +140,14 @@ vacuum_pages(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDelet
 	Relation	index = info->index;
 	BlockNumber n_blocks = RelationGetNumberOfBlocks(index);
 	blpg_meta	meta;
-	int			bytes;
+	int			bytes,
+				entry_bytes;
 
 	if (!stats)
 		stats = palloc0(sizeof *stats);
 	blpg_meta_read(index, &meta);
 	bytes = (int) (meta.bits + 7) / 8;
+	entry_bytes = (int) meta.entry_bytes;
 	stats->num_index_tuples = 0;
 	stats->pages_free = 0;
 	for (BlockNumber block = 1; block < n_blocks; block++)
@@ -164,10 +167,10 @@ vacuum_pages(IndexVacuumInfo *info, IndexBulkDeleteResult *stats, IndexBulkDelet
 		page = BufferGetPage(buffer);
 		if (!PageIsNew(page))
 		{
-			blpg_page_check(index, block, page, bytes);
+			blpg_page_check(index, block, page, bytes, entry_bytes);
 			if (dead)
 			{
-				int			removed = vacuum_page(index, buffer, bytes, dead, dead_state);
+				int			removed = vacuum_page(index, buffer, bytes, entry_bytes, dead, dead_state);
 
 				stats->tuples_removed += removed;
 				changed = removed > 0;
@@ -220,7 +223,13 @@ blpg_handler(PG_FUNCTION_ARGS)
 	am->amstrategies = 2;
 	am->amsupport = 0;
 	am->amcanorderbyop = true;
+	am->amcanmulticol = true;
 	am->amoptionalkey = true;
+	am->amsearcharray = true;
+	am->amsearchnulls = true;
+#if BLPG_SERVER_PLANS_WORKERS
+	am->amcanbuildparallel = true;
+#endif
 	am->amparallelvacuumoptions = VACUUM_OPTION_PARALLEL_BULKDEL | VACUUM_OPTION_PARALLEL_COND_CLEANUP;
 	am->amkeytype = InvalidOid;
 	am->ambuild = blpg_build;
@@ -230,6 +239,7 @@ blpg_handler(PG_FUNCTION_ARGS)
 	am->amvacuumcleanup = am_vacuum_cleanup;
 	am->amcostestimate = am_cost;
 	am->amoptions = am_options;
+	am->ambuildphasename = blpg_build_phase;
 	am->amvalidate = am_validate;
 	am->ambeginscan = blpg_begin_scan;
 	am->amrescan = blpg_rescan;

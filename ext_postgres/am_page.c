@@ -56,6 +56,7 @@ blpg_meta_init(Relation index, Page page)
 	meta->bits = (uint32) blpg_option_bits(index);
 	meta->insert_codes = meta->insert_nulls = InvalidBlockNumber;
 	meta->numerics = BITLM_NUMERICS;
+	meta->entry_bytes = (uint32) blpg_shape_of(index)->entry_bytes;
 	if (calls_embed((Node *) RelationGetIndexExpressions(index), NULL))
 	{
 		meta->has_model = 1;
@@ -73,7 +74,7 @@ corrupt(Relation index, BlockNumber block, const char *what)
 }
 
 void
-blpg_page_check(Relation index, BlockNumber block, Page page, int code_bytes)
+blpg_page_check(Relation index, BlockNumber block, Page page, int code_bytes, int entry_bytes)
 {
 	const blpg_opaque *opaque;
 	PageHeader	header = (PageHeader) page;
@@ -86,22 +87,22 @@ blpg_page_check(Relation index, BlockNumber block, Page page, int code_bytes)
 		corrupt(index, block, "the page is of another kind");
 	bytes = opaque->kind == BLPG_PAGE_CODES ? code_bytes : 0;
 	if (header->pd_lower != BLPG_CODES(page) - (uint8_t *) page + (Size) opaque->n * bytes ||
-		header->pd_upper != header->pd_special - (Size) opaque->n * sizeof(ItemPointerData) ||
+		header->pd_upper != header->pd_special - (Size) opaque->n * (Size) entry_bytes ||
 		header->pd_lower > header->pd_upper)
 		corrupt(index, block, "the number of entries does not fit the page");
 }
 
 bool
-blpg_page_add(Page page, const uint8_t *code, int code_bytes, const ItemPointerData *tid)
+blpg_page_add(Page page, const uint8_t *code, int code_bytes, const char *entry, int entry_bytes)
 {
 	PageHeader	header = (PageHeader) page;
 
-	if (header->pd_upper - header->pd_lower < code_bytes + (int) sizeof(ItemPointerData))
+	if (header->pd_upper - header->pd_lower < code_bytes + entry_bytes)
 		return false;
 	memcpy((char *) page + header->pd_lower, code, code_bytes);
 	header->pd_lower += code_bytes;
-	header->pd_upper -= sizeof(ItemPointerData);
-	memcpy((char *) page + header->pd_upper, tid, sizeof(ItemPointerData));
+	header->pd_upper -= entry_bytes;
+	memcpy((char *) page + header->pd_upper, entry, entry_bytes);
 	BLPG_OPAQUE(page)->n++;
 	return true;
 }
@@ -115,6 +116,10 @@ meta_check(Relation index, Page page, blpg_meta *meta)
 	memcpy(meta, BLPG_META(page), sizeof *meta);
 	if (meta->magic != BLPG_MAGIC || meta->layout != BLPG_LAYOUT || meta->bits > BLPG_MAX_BITS)
 		corrupt(index, 0, "the metapage is of another version");
+	if (meta->entry_bytes == 0)
+		meta->entry_bytes = sizeof(ItemPointerData);
+	if (meta->entry_bytes != (uint32) blpg_shape_of(index)->entry_bytes)
+		corrupt(index, 0, "its columns are not those of the metapage");
 	if (meta->has_model &&
 		(meta->numerics != BITLM_NUMERICS || memcmp(meta->model_id, blpg_builtin_id(), 16) != 0))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -133,24 +138,20 @@ blpg_meta_read(Relation index, blpg_meta *meta)
 	UnlockReleaseBuffer(buffer);
 }
 
-void
-blpg_code_check(Relation index, const VarBit *code, uint32 bits)
+/* A row on its way into the index. */
+typedef struct new_row
 {
-	int			length = VARBITLEN(code);
-
-	if (length < 1 || length > BLPG_MAX_BITS)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("a code of %d bits cannot be indexed: 1 to %d can", length, BLPG_MAX_BITS)));
-	if (bits != 0 && (uint32) length != bits)
-		ereport(ERROR, (errcode(ERRCODE_STRING_DATA_LENGTH_MISMATCH),
-						errmsg("a code has %d bits, but index \"%s\" holds codes of %u", length,
-							   RelationGetRelationName(index), bits)));
-}
+	int			kind;			/* BLPG_PAGE_* */
+	int			bits;
+	const uint8_t *code;
+	int			code_bytes;
+	const char *entry;
+	int			entry_bytes;
+} new_row;
 
 /* Puts the entry into a page that exists; false if it is full or of another kind. */
 static bool
-try_page(Relation index, BlockNumber block, int kind, const uint8_t *code, int code_bytes, int page_bytes,
-		 ItemPointer tid)
+try_page(Relation index, BlockNumber block, const new_row *row, int page_bytes)
 {
 	Buffer		buffer;
 	Page		page;
@@ -164,14 +165,14 @@ try_page(Relation index, BlockNumber block, int kind, const uint8_t *code, int c
 	page = BufferGetPage(buffer);
 	if (!PageIsNew(page))
 	{
-		blpg_page_check(index, block, page, page_bytes);
-		if (BLPG_OPAQUE(page)->kind == kind || BLPG_OPAQUE(page)->n == 0)
+		blpg_page_check(index, block, page, page_bytes, row->entry_bytes);
+		if (BLPG_OPAQUE(page)->kind == row->kind || BLPG_OPAQUE(page)->n == 0)
 		{
 			state = GenericXLogStart(index);
 			page = GenericXLogRegisterBuffer(state, buffer, 0);
-			if (BLPG_OPAQUE(page)->kind != kind)
-				blpg_page_init(page, kind);
-			added = blpg_page_add(page, code, code_bytes, tid);
+			if (BLPG_OPAQUE(page)->kind != row->kind)
+				blpg_page_init(page, row->kind);
+			added = blpg_page_add(page, row->code, row->code_bytes, row->entry, row->entry_bytes);
 			if (added)
 				GenericXLogFinish(state);
 			else
@@ -183,8 +184,7 @@ try_page(Relation index, BlockNumber block, int kind, const uint8_t *code, int c
 }
 
 static void
-new_page(Relation index, GenericXLogState *state, int kind, const uint8_t *code, int code_bytes, ItemPointer tid,
-		 Buffer *buffer)
+new_page(Relation index, GenericXLogState *state, const new_row *row, Buffer *buffer)
 {
 	bool		alone = RELATION_IS_LOCAL(index);
 	Page		page;
@@ -196,16 +196,15 @@ new_page(Relation index, GenericXLogState *state, int kind, const uint8_t *code,
 	if (!alone)
 		UnlockRelationForExtension(index, ExclusiveLock);
 	page = GenericXLogRegisterBuffer(state, *buffer, GENERIC_XLOG_FULL_IMAGE);
-	blpg_page_init(page, kind);
-	if (!blpg_page_add(page, code, code_bytes, tid))
-		elog(ERROR, "bitlm: a code of %d bytes does not fit a page", code_bytes);
+	blpg_page_init(page, row->kind);
+	if (!blpg_page_add(page, row->code, row->code_bytes, row->entry, row->entry_bytes))
+		elog(ERROR, "bitlm: a code of %d bytes does not fit a page", row->code_bytes);
 }
 
 static void
-insert_entry(Relation index, int kind, const VarBit *code, ItemPointer tid)
+insert_row(Relation index, const new_row *row)
 {
-	const uint8_t *bytes = code ? VARBITS(code) : (const uint8_t *) "";
-	int			code_bytes = code ? (int) VARBITBYTES(code) : 0;
+	bool		has_code = row->kind == BLPG_PAGE_CODES;
 	BlockNumber tried = InvalidBlockNumber,
 				block,
 			   *hint;
@@ -216,13 +215,12 @@ insert_entry(Relation index, int kind, const VarBit *code, ItemPointer tid)
 			   *changed;
 
 	blpg_meta_read(index, &meta);
-	if (code)
-		blpg_code_check(index, code, meta.bits);
+	if (has_code)
+		blpg_code_check(index, row->bits, meta.bits);
 	for (;;)
 	{
-		hint = kind == BLPG_PAGE_CODES ? &meta.insert_codes : &meta.insert_nulls;
-		if ((!code || meta.bits != 0) && *hint != tried &&
-			try_page(index, *hint, kind, bytes, code_bytes, (meta.bits + 7) / 8, tid))
+		hint = has_code ? &meta.insert_codes : &meta.insert_nulls;
+		if ((!has_code || meta.bits != 0) && *hint != tried && try_page(index, *hint, row, (meta.bits + 7) / 8))
 			return;
 		tried = *hint;
 		meta_buffer = ReadBuffer(index, 0);
@@ -232,16 +230,15 @@ insert_entry(Relation index, int kind, const VarBit *code, ItemPointer tid)
 			break;				/* nobody found another page meanwhile */
 		UnlockReleaseBuffer(meta_buffer);
 	}
-	if (code)
-		blpg_code_check(index, code, meta.bits);
+	if (has_code)
+		blpg_code_check(index, row->bits, meta.bits);
 	/* With the metapage locked, so that one backend at a time looks for room. */
-	block = meta.bits != 0 ? GetPageWithFreeSpace(index, code_bytes + sizeof(ItemPointerData)) : InvalidBlockNumber;
-	if (block != InvalidBlockNumber && block != tried &&
-		try_page(index, block, kind, bytes, code_bytes, (meta.bits + 7) / 8, tid))
+	block = meta.bits != 0 ? GetPageWithFreeSpace(index, row->code_bytes + row->entry_bytes) : InvalidBlockNumber;
+	if (block != InvalidBlockNumber && block != tried && try_page(index, block, row, (meta.bits + 7) / 8))
 	{
 		state = GenericXLogStart(index);
 		changed = BLPG_META(GenericXLogRegisterBuffer(state, meta_buffer, 0));
-		if (kind == BLPG_PAGE_CODES)
+		if (has_code)
 			changed->insert_codes = block;
 		else
 			changed->insert_nulls = block;
@@ -254,11 +251,12 @@ insert_entry(Relation index, int kind, const VarBit *code, ItemPointer tid)
 			RecordPageWithFreeSpace(index, block, 0);
 		state = GenericXLogStart(index);
 		changed = BLPG_META(GenericXLogRegisterBuffer(state, meta_buffer, 0));
-		new_page(index, state, kind, bytes, code_bytes, tid, &buffer);
-		if (code)
-			changed->bits = (uint32) VARBITLEN(code);
-		if (kind == BLPG_PAGE_CODES)
+		new_page(index, state, row, &buffer);
+		if (has_code)
+		{
+			changed->bits = (uint32) row->bits;
 			changed->insert_codes = BufferGetBlockNumber(buffer);
+		}
 		else
 			changed->insert_nulls = BufferGetBlockNumber(buffer);
 		GenericXLogFinish(state);
@@ -271,10 +269,22 @@ bool
 blpg_insert(Relation index, Datum *values, bool *nulls, ItemPointer tid, Relation heap, IndexUniqueCheck unique,
 			BLPG_INDEX_UNCHANGED struct IndexInfo *info)
 {
-	VarBit	   *code = nulls[0] ? NULL : DatumGetVarBitP(values[0]);
+	const blpg_shape *shape = blpg_shape_of(index);
+	char		entry[BLPG_MAX_ENTRY];
+	blpg_code	code = {.bytes = (const uint8_t *) ""};
+	new_row		row = {.kind = BLPG_PAGE_NULLS,.entry = entry,.entry_bytes = shape->entry_bytes};
 
-	insert_entry(index, code ? BLPG_PAGE_CODES : BLPG_PAGE_NULLS, code, tid);
-	if (code && (Pointer) code != DatumGetPointer(values[0]))
-		pfree(code);
+	if (!nulls[shape->code])
+	{
+		blpg_code_open(values[shape->code], &code);
+		row.kind = BLPG_PAGE_CODES;
+	}
+	row.bits = code.bits;
+	row.code = code.bytes;
+	row.code_bytes = code.n_bytes;
+	blpg_entry_form(shape, tid, values, nulls, entry);
+	insert_row(index, &row);
+	if (code.copy)
+		pfree(code.copy);
 	return false;
 }
