@@ -13,13 +13,16 @@
 #include "am_index.h"
 
 #include "access/parallel.h"
+#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xloginsert.h"
 #include "catalog/index.h"
+#include "catalog/pg_proc.h"
 #include "commands/progress.h"
 #include "executor/instrument.h"
 #include "nodes/execnodes.h"
+#include "optimizer/clauses.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/planner.h"
@@ -49,6 +52,7 @@ typedef struct build_shared
 	Oid			heap,
 				index;
 	bool		concurrent;
+	int			n_participants;
 	slock_t		mutex;			/* of what follows */
 	uint32		bits;
 	double		n,
@@ -64,7 +68,7 @@ typedef struct build_shared
 typedef struct build_state
 {
 	Relation	index;
-	const blpg_shape *shape;
+	blpg_shape	shape;			/* a copy: the relation's goes with an invalidation */
 	build_shared *shared;
 	uint32		bits;
 	double		n,
@@ -80,15 +84,30 @@ typedef struct build_state
 	bool		reports;		/* the leader: tells pg_stat_progress_create_index */
 } build_state;
 
-static ParallelTableScanDesc
-shared_scan(build_shared *shared, int n_participants)
+static Size
+shared_bytes(int n_participants)
 {
-	return (ParallelTableScanDesc) ((char *) shared +
-									BUFFERALIGN(offsetof(build_shared, partial) +
-												n_participants * sizeof(shared->partial[0])));
+	return BUFFERALIGN(offsetof(build_shared, partial) + n_participants * sizeof(((build_shared *) NULL)->partial[0]));
+}
+
+static ParallelTableScanDesc
+shared_scan(build_shared *shared)
+{
+	return (ParallelTableScanDesc) ((char *) shared + shared_bytes(shared->n_participants));
 }
 
 /* ---- pages ---- */
+
+static void
+log_pages(Relation index, int n, BlockNumber *blocks, Page *pages)
+{
+#if PG_VERSION_NUM >= 150000
+	log_newpages(BLPG_LOCATOR(index), MAIN_FORKNUM, n, blocks, (char **) pages, true);
+#else
+	for (int i = 0; i < n; i++)
+		log_newpage(BLPG_LOCATOR(index), MAIN_FORKNUM, blocks[i], (char *) pages[i], true);
+#endif
+}
 
 static void
 flush_pages(build_state *state)
@@ -115,7 +134,7 @@ flush_pages(build_state *state)
 	if (!alone)
 		UnlockRelationForExtension(index, ExclusiveLock);
 	if (RelationNeedsWAL(index))
-		blpg_log_pages(index, state->n_full, blocks, state->full);
+		log_pages(index, state->n_full, blocks, state->full);
 	while (state->n_full > 0)
 		state->spare[state->n_spare++] = state->full[--state->n_full];
 	if (state->shared)
@@ -177,7 +196,7 @@ static void
 build_row(Relation index, ItemPointer tid, Datum *values, bool *nulls, bool alive, void *argument)
 {
 	build_state *state = argument;
-	const blpg_shape *shape = state->shape;
+	const blpg_shape *shape = &state->shape;
 	int			which = nulls[shape->code] ? 1 : 0;
 	char		entry[BLPG_MAX_ENTRY];
 	blpg_code	code = {.bytes = (const uint8_t *) ""};
@@ -207,7 +226,7 @@ begin_state(Relation index, build_shared *shared, uint32 bits)
 	char	   *memory = palloc((BATCH + 1) * (Size) BLCKSZ);
 
 	state->index = index;
-	state->shape = blpg_shape_of(index);
+	blpg_shape_of(index, &state->shape);
 	state->shared = shared;
 	state->bits = bits;
 	state->last[0] = state->last[1] = InvalidBlockNumber;
@@ -268,9 +287,8 @@ choose_workers(Relation heap, Relation index, IndexInfo *info)
 	return (int) Min((BlockNumber) max_parallel_maintenance_workers, pages - 1);
 }
 
-static void
-run_participant(build_shared *shared, int n_participants, Relation heap, Relation index, IndexInfo *info,
-				bool leader, build_state **out)
+static build_state *
+run_participant(build_shared *shared, Relation heap, Relation index, IndexInfo *info, bool leader)
 {
 	build_state *state = begin_state(index, shared, shared->bits);
 	TableScanDesc scan;
@@ -278,7 +296,7 @@ run_participant(build_shared *shared, int n_participants, Relation heap, Relatio
 
 	state->reports = leader;
 	info->ii_Concurrent = shared->concurrent;
-	scan = table_beginscan_parallel(heap, shared_scan(shared, n_participants));
+	scan = table_beginscan_parallel(heap, shared_scan(shared));
 	heap_tuples = scan_heap(state, heap, info, scan);
 	SpinLockAcquire(&shared->mutex);
 	shared->heap_tuples += heap_tuples;
@@ -289,7 +307,7 @@ run_participant(build_shared *shared, int n_participants, Relation heap, Relatio
 		shared->partial[shared->n_partial++].room = state->room;
 	}
 	SpinLockRelease(&shared->mutex);
-	*out = state;
+	return state;
 }
 
 extern PGDLLEXPORT void blpg_build_worker(dsm_segment *segment, shm_toc *toc);
@@ -305,17 +323,154 @@ blpg_build_worker(dsm_segment *segment, shm_toc *toc)
 				index_lock = shared->concurrent ? RowExclusiveLock : AccessExclusiveLock;
 	Relation	heap,
 				index;
-	build_state *state;
 
 	debug_query_string = query;
 	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 	heap = table_open(shared->heap, heap_lock);
 	index = index_open(shared->index, index_lock);
 	InstrStartParallelQuery();
-	/* The participants' number only says where the scan lies: the leader left it in n_partial. */
-	run_participant(shared, (int) *(int64 *) shm_toc_lookup(toc, KEY_SHARED + 0x100, false), heap, index,
-					BuildIndexInfo(index), false, &state);
+	run_participant(shared, heap, index, BuildIndexInfo(index), false);
 	InstrEndParallelQuery(&buffers[ParallelWorkerNumber], &wal[ParallelWorkerNumber]);
 	index_close(index, index_lock);
 	table_close(heap, heap_lock);
+}
+
+/* The whole build by this process and n_workers others; NULL if there is no memory to share. */
+static build_state *
+build_parallel(Relation heap, Relation index, IndexInfo *info, uint32 bits, int n_workers, double *heap_tuples)
+{
+	ParallelContext *context;
+	Snapshot	snapshot;
+	build_shared *shared;
+	build_state *state = NULL;
+	WalUsage   *wal;
+	BufferUsage *buffers;
+	Size		bytes;
+	int			query_bytes = debug_query_string ? (int) strlen(debug_query_string) + 1 : 0;
+
+	EnterParallelMode();
+	context = CreateParallelContext("$libdir/bitlm", "blpg_build_worker", n_workers);
+	snapshot = info->ii_Concurrent ? RegisterSnapshot(GetTransactionSnapshot()) : SnapshotAny;
+	bytes = add_size(shared_bytes(n_workers + 1), table_parallelscan_estimate(heap, snapshot));
+	shm_toc_estimate_chunk(&context->estimator, bytes);
+	shm_toc_estimate_chunk(&context->estimator, mul_size(sizeof(WalUsage), n_workers));
+	shm_toc_estimate_chunk(&context->estimator, mul_size(sizeof(BufferUsage), n_workers));
+	shm_toc_estimate_chunk(&context->estimator, (Size) query_bytes);
+	shm_toc_estimate_keys(&context->estimator, 4);
+	InitializeParallelDSM(context);
+	if (context->seg)
+	{
+		shared = shm_toc_allocate(context->toc, bytes);
+		memset(shared, 0, sizeof *shared);
+		shared->heap = RelationGetRelid(heap);
+		shared->index = RelationGetRelid(index);
+		shared->concurrent = info->ii_Concurrent;
+		shared->n_participants = n_workers + 1;
+		shared->bits = bits;
+		SpinLockInit(&shared->mutex);
+		table_parallelscan_initialize(heap, shared_scan(shared), snapshot);
+		wal = shm_toc_allocate(context->toc, mul_size(sizeof(WalUsage), n_workers));
+		buffers = shm_toc_allocate(context->toc, mul_size(sizeof(BufferUsage), n_workers));
+		shm_toc_insert(context->toc, KEY_SHARED, shared);
+		shm_toc_insert(context->toc, KEY_WAL, wal);
+		shm_toc_insert(context->toc, KEY_BUFFERS, buffers);
+		if (query_bytes > 0)
+			shm_toc_insert(context->toc, KEY_QUERY,
+						   memcpy(shm_toc_allocate(context->toc, query_bytes), debug_query_string, query_bytes));
+		LaunchParallelWorkers(context);
+		/* Workers that could not be had leave the table to the others. */
+		state = run_participant(shared, heap, index, info, true);
+		WaitForParallelWorkersToFinish(context);
+		for (int i = 0; i < context->nworkers_launched; i++)
+			InstrAccumParallelQuery(&buffers[i], &wal[i]);
+		for (int i = 0; i < shared->n_partial; i++)
+			RecordPageWithFreeSpace(index, shared->partial[i].block, shared->partial[i].room);
+		*heap_tuples = shared->heap_tuples;
+		state->n = shared->n;
+		state->bits = shared->bits;
+	}
+	if (IsMVCCSnapshot(snapshot))
+		UnregisterSnapshot(snapshot);
+	DestroyParallelContext(context);
+	ExitParallelMode();
+	return state;
+}
+
+/* ---- what the server calls ---- */
+
+char *
+blpg_build_phase(int64 phase)
+{
+	if (phase == PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE)
+		return "initializing";
+	return phase == PHASE_SCAN ? "scanning table" : NULL;
+}
+
+IndexBuildResult *
+blpg_build(Relation heap, Relation index, IndexInfo *info)
+{
+	IndexBuildResult *result = palloc0(sizeof *result);
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "bitlm index build", ALLOCSET_DEFAULT_SIZES),
+				old = MemoryContextSwitchTo(memory);
+	build_state *state = NULL;
+	Buffer		buffer;
+	blpg_meta  *meta;
+	uint32		bits;
+	int			n_workers;
+
+	if (RelationGetNumberOfBlocks(index) != 0)
+		elog(ERROR, "index \"%s\" already contains data", RelationGetRelationName(index));
+	pgstat_progress_update_param(PROGRESS_CREATEIDX_SUBPHASE, PHASE_SCAN);
+	buffer = ReadBuffer(index, P_NEW);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	blpg_meta_init(index, BufferGetPage(buffer));
+	bits = BLPG_META(BufferGetPage(buffer))->bits;
+	MarkBufferDirty(buffer);
+	UnlockReleaseBuffer(buffer);
+
+	n_workers = choose_workers(heap, index, info);
+	if (n_workers > 0)
+		state = build_parallel(heap, index, info, bits, n_workers, &result->heap_tuples);
+	if (!state)
+	{
+		state = begin_state(index, NULL, bits);
+		state->reports = true;
+		result->heap_tuples = scan_heap(state, heap, info, NULL);
+	}
+
+	buffer = ReadBuffer(index, 0);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	START_CRIT_SECTION();
+	meta = BLPG_META(BufferGetPage(buffer));
+	meta->bits = state->bits;
+	meta->insert_codes = state->last[0];
+	meta->insert_nulls = state->last[1];
+	MarkBufferDirty(buffer);
+	if (RelationNeedsWAL(index))
+		log_newpage_buffer(buffer, true);
+	END_CRIT_SECTION();
+	UnlockReleaseBuffer(buffer);
+	if (n_workers > 0)
+		IndexFreeSpaceMapVacuum(index);
+	result->index_tuples = state->n;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	return result;
+}
+
+/* The init fork of an unlogged table's index, which a crash copies over the main one. */
+void
+blpg_build_empty(Relation index)
+{
+	Buffer		buffer = ReadBufferExtended(index, INIT_FORKNUM, P_NEW, RBM_NORMAL, NULL);
+	PGAlignedBlock page;
+
+	blpg_meta_init(index, (Page) page.data);	/* may fail, so not in the critical section */
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	START_CRIT_SECTION();
+	memcpy(BufferGetPage(buffer), page.data, BLCKSZ);
+	MarkBufferDirty(buffer);
+	log_newpage_buffer(buffer, true);
+	END_CRIT_SECTION();
+	UnlockReleaseBuffer(buffer);
 }

@@ -47,8 +47,11 @@ int
 blpg_option_bits(Relation index)
 {
 	const index_options *options = (const index_options *) index->rd_options;
-	Form_pg_attribute column = TupleDescAttr(RelationGetDescr(index), blpg_shape_of(index)->code);
+	Form_pg_attribute column;
+	blpg_shape	shape;
 
+	blpg_shape_of(index, &shape);
+	column = TupleDescAttr(RelationGetDescr(index), shape.code);
 	if (options && options->bits > 0)
 		return options->bits;
 	return column->atttypid == BITOID && column->atttypmod > 0 && column->atttypmod <= BLPG_MAX_BITS ?
@@ -210,7 +213,7 @@ am_vacuum_cleanup(IndexVacuumInfo *info, IndexBulkDeleteResult *stats)
 static bool
 am_validate(Oid opclass)
 {
-	return true;				/* the two operator classes are the extension's own */
+	return true;				/* the operator classes are the extension's own */
 }
 
 PG_FUNCTION_INFO_V1(blpg_handler);
@@ -220,7 +223,7 @@ blpg_handler(PG_FUNCTION_ARGS)
 {
 	IndexAmRoutine *am = makeNode(IndexAmRoutine);
 
-	am->amstrategies = 2;
+	am->amstrategies = 3;
 	am->amsupport = 0;
 	am->amcanorderbyop = true;
 	am->amcanmulticol = true;

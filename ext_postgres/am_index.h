@@ -23,6 +23,7 @@
 /* Strategies of the operator class bit_ops. */
 #define BLPG_STRATEGY_DISTANCE 1	/* ORDER BY code <^> q */
 #define BLPG_STRATEGY_WITHIN 2	/* code <@ bitlm_sphere(q, r) */
+#define BLPG_STRATEGY_EQUAL 3	/* column = value, of the other operator classes */
 
 #define BLPG_RANGE_SELECTIVITY 0.001
 
@@ -91,7 +92,7 @@ typedef struct blpg_code
 } blpg_code;
 
 /* ---- am_shape.c ---- */
-extern const blpg_shape *blpg_shape_of(Relation index);
+extern void blpg_shape_of(Relation index, blpg_shape *out);
 extern void blpg_entry_form(const blpg_shape *shape, const ItemPointerData *tid, const Datum *values,
 							const bool *nulls, char *entry);
 /* The value of a column; scratch has room for BLPG_MAX_ENTRY, aligned. */

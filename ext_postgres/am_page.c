@@ -47,7 +47,9 @@ void
 blpg_meta_init(Relation index, Page page)
 {
 	blpg_meta  *meta;
+	blpg_shape	shape;
 
+	blpg_shape_of(index, &shape);
 	blpg_page_init(page, BLPG_PAGE_META);
 	meta = BLPG_META(page);
 	memset(meta, 0, sizeof *meta);
@@ -56,7 +58,7 @@ blpg_meta_init(Relation index, Page page)
 	meta->bits = (uint32) blpg_option_bits(index);
 	meta->insert_codes = meta->insert_nulls = InvalidBlockNumber;
 	meta->numerics = BITLM_NUMERICS;
-	meta->entry_bytes = (uint32) blpg_shape_of(index)->entry_bytes;
+	meta->entry_bytes = (uint32) shape.entry_bytes;
 	if (calls_embed((Node *) RelationGetIndexExpressions(index), NULL))
 	{
 		meta->has_model = 1;
@@ -110,6 +112,8 @@ blpg_page_add(Page page, const uint8_t *code, int code_bytes, const char *entry,
 static void
 meta_check(Relation index, Page page, blpg_meta *meta)
 {
+	blpg_shape	shape;
+
 	if (PageIsNew(page) || PageGetSpecialSize(page) != MAXALIGN(sizeof(blpg_opaque)) ||
 		BLPG_OPAQUE(page)->magic != BLPG_MAGIC || BLPG_OPAQUE(page)->kind != BLPG_PAGE_META)
 		corrupt(index, 0, "there is no metapage");
@@ -118,7 +122,8 @@ meta_check(Relation index, Page page, blpg_meta *meta)
 		corrupt(index, 0, "the metapage is of another version");
 	if (meta->entry_bytes == 0)
 		meta->entry_bytes = sizeof(ItemPointerData);
-	if (meta->entry_bytes != (uint32) blpg_shape_of(index)->entry_bytes)
+	blpg_shape_of(index, &shape);
+	if (meta->entry_bytes != (uint32) shape.entry_bytes)
 		corrupt(index, 0, "its columns are not those of the metapage");
 	if (meta->has_model &&
 		(meta->numerics != BITLM_NUMERICS || memcmp(meta->model_id, blpg_builtin_id(), 16) != 0))
@@ -269,20 +274,22 @@ bool
 blpg_insert(Relation index, Datum *values, bool *nulls, ItemPointer tid, Relation heap, IndexUniqueCheck unique,
 			BLPG_INDEX_UNCHANGED struct IndexInfo *info)
 {
-	const blpg_shape *shape = blpg_shape_of(index);
+	blpg_shape	shape;
 	char		entry[BLPG_MAX_ENTRY];
 	blpg_code	code = {.bytes = (const uint8_t *) ""};
-	new_row		row = {.kind = BLPG_PAGE_NULLS,.entry = entry,.entry_bytes = shape->entry_bytes};
+	new_row		row = {.kind = BLPG_PAGE_NULLS,.entry = entry};
 
-	if (!nulls[shape->code])
+	blpg_shape_of(index, &shape);
+	row.entry_bytes = shape.entry_bytes;
+	if (!nulls[shape.code])
 	{
-		blpg_code_open(values[shape->code], &code);
+		blpg_code_open(values[shape.code], &code);
 		row.kind = BLPG_PAGE_CODES;
 	}
 	row.bits = code.bits;
 	row.code = code.bytes;
 	row.code_bytes = code.n_bytes;
-	blpg_entry_form(shape, tid, values, nulls, entry);
+	blpg_entry_form(&shape, tid, values, nulls, entry);
 	insert_row(index, &row);
 	if (code.copy)
 		pfree(code.copy);

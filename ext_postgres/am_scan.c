@@ -7,6 +7,10 @@
  * are in the index at every pass (vacuum removes only what no snapshot sees, and moves
  * entries inside their page only), so none is missed and none comes twice.
  *
+ * Conditions on the other columns of the index (=, IN, IS NULL, IS NOT NULL) are tested
+ * before an entry counts as found, by the server's own functions of the operators; so a
+ * batch is never filled with rows that they reject.
+ *
  * Rows whose code is NULL come last, at a distance above all others; with a NULL query
  * every row is such a row.
  *
@@ -19,6 +23,7 @@
 #include "pgstat.h"
 #include "search/codes.h"
 #include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #define FIRST_BATCH 64
@@ -31,15 +36,32 @@ typedef struct range
 	int32		radius;
 } range;
 
+/* A condition on a column other than the code, or on whether the code is NULL. */
+typedef struct condition
+{
+	int			column;
+	int			flags;			/* SK_SEARCHNULL, SK_SEARCHNOTNULL */
+	FmgrInfo   *equal;
+	Oid			collation;
+	Datum	   *values;			/* any of them; none if all are NULL */
+	int			n_values;
+} condition;
+
 typedef struct scan_state
 {
+	blpg_shape	shape;
 	bool		began;
 	bool		ordered;
-	bool		impossible;		/* a NULL sphere */
+	bool		impossible;		/* a condition that no row fulfils */
+	bool		no_codes,		/* the code IS NULL, IS NOT NULL */
+				no_nulls;
+	bool		recheck;
 	bool		exhausted;		/* there is nothing behind the last batch */
 	VarBit	   *query;			/* of an ordered scan; NULL if it is NULL */
 	range	   *ranges;
 	int			n_ranges;
+	condition  *conditions;
+	int			n_conditions;
 	uint64	   *found;			/* keys: distance << 48 | block << 16 | offset */
 	int64		n_found,
 				capacity,
@@ -135,6 +157,45 @@ in_ranges(const scan_state *state, int from, const uint8_t *code, int bytes)
 	return true;
 }
 
+static bool
+fulfils(const scan_state *state, const char *entry)
+{
+	for (int i = 0; i < state->n_conditions; i++)
+	{
+		const condition *at = &state->conditions[i];
+		union
+		{
+			char		bytes[BLPG_MAX_ENTRY];
+			Datum		alignment;
+		}			scratch;
+		bool		is_null,
+					equal = false;
+		Datum		value = blpg_entry_value(&state->shape, entry, at->column, scratch.bytes, &is_null);
+
+		if (at->flags & (SK_SEARCHNULL | SK_SEARCHNOTNULL))
+		{
+			if (is_null != ((at->flags & SK_SEARCHNULL) != 0))
+				return false;
+			continue;
+		}
+		for (int j = 0; j < at->n_values && !is_null && !equal; j++)
+			equal = DatumGetBool(FunctionCall2Coll(at->equal, at->collation, value, at->values[j]));
+		if (!equal)
+			return false;
+	}
+	return true;
+}
+
+static void
+offer_entry(scan_state *state, uint32 distance, Page page, int row)
+{
+	const char *entry = BLPG_ENTRY(page, row, state->shape.entry_bytes);
+	uint64		key = make_key(distance, (const ItemPointerData *) entry);
+
+	if (key > state->behind && fulfils(state, entry))
+		offer(state, key);
+}
+
 static void
 scan_codes(scan_state *state, Page page, int bytes)
 {
@@ -162,7 +223,7 @@ scan_codes(scan_state *state, Page page, int bytes)
 	else
 	{
 		for (int i = 0; i < n; i++)
-			offer(state, make_key(BLPG_NULL_DISTANCE, BLPG_TID(page, i)));
+			offer_entry(state, BLPG_NULL_DISTANCE, page, i);
 		return;
 	}
 	near = bl_codes_below(query, codes, n, bytes, below, state->rows, state->distances);
@@ -171,8 +232,8 @@ scan_codes(scan_state *state, Page page, int bytes)
 		uint32		row = state->rows[i];
 
 		if (in_ranges(state, first_range, codes + (Size) row * bytes, bytes))
-			offer(state, make_key(first_range ? (state->ordered ? BLPG_NULL_DISTANCE : 0) : state->distances[i],
-								  BLPG_TID(page, row)));
+			offer_entry(state, first_range ? (state->ordered ? BLPG_NULL_DISTANCE : 0) : state->distances[i], page,
+						(int) row);
 	}
 }
 
@@ -180,7 +241,7 @@ static void
 check_query(Relation index, const VarBit *code, uint32 bits)
 {
 	if (code && bits != 0)
-		blpg_code_check(index, code, bits);
+		blpg_code_check(index, VARBITLEN(code), bits);
 }
 
 /* One pass over the index: the `wanted` smallest keys behind the last batch, ascending. */
@@ -211,13 +272,16 @@ collect(IndexScanDesc scan)
 		page = BufferGetPage(buffer);
 		if (!PageIsNew(page))
 		{
-			blpg_page_check(index, block, page, bytes);
+			blpg_page_check(index, block, page, bytes, state->shape.entry_bytes);
 			if (BLPG_OPAQUE(page)->kind == BLPG_PAGE_CODES)
-				scan_codes(state, page, bytes);
-			else if (state->n_ranges == 0)
+			{
+				if (!state->no_codes)
+					scan_codes(state, page, bytes);
+			}
+			else if (state->n_ranges == 0 && !state->no_nulls)
 			{
 				for (int i = 0; i < BLPG_OPAQUE(page)->n; i++)
-					offer(state, make_key(BLPG_NULL_DISTANCE, BLPG_TID(page, i)));
+					offer_entry(state, BLPG_NULL_DISTANCE, page, i);
 			}
 		}
 		UnlockReleaseBuffer(buffer);
@@ -237,6 +301,7 @@ blpg_begin_scan(Relation index, int n_keys, int n_orders)
 	scan_state *state = palloc0(sizeof *state);
 
 	state->memory = AllocSetContextCreate(CurrentMemoryContext, "bitlm index scan", ALLOCSET_SMALL_SIZES);
+	blpg_shape_of(index, &state->shape);
 	state->capacity = FIRST_BATCH;
 	state->found = palloc(state->capacity * sizeof(uint64));
 	/* A large index must not push everything else out of the buffers. */
@@ -244,6 +309,80 @@ blpg_begin_scan(Relation index, int n_keys, int n_orders)
 		state->strategy = GetAccessStrategy(BAS_BULKREAD);
 	scan->opaque = state;
 	return scan;
+}
+
+/* The values of `column = value` or `column IN (...)`, without those that are NULL. */
+static void
+add_values(condition *to, ScanKey key)
+{
+	ArrayType  *array;
+	int16		length;
+	bool		by_value,
+			   *nulls;
+	char		alignment;
+	int			n;
+
+	to->values = palloc(sizeof(Datum));
+	to->n_values = 0;
+	if (key->sk_flags & SK_ISNULL)
+		return;
+	if (!(key->sk_flags & SK_SEARCHARRAY))
+	{
+		/* The executor keeps the argument until the next rescan. */
+		to->values[to->n_values++] = key->sk_argument;
+		return;
+	}
+	array = DatumGetArrayTypePCopy(key->sk_argument);
+	get_typlenbyvalalign(ARR_ELEMTYPE(array), &length, &by_value, &alignment);
+	deconstruct_array(array, ARR_ELEMTYPE(array), length, by_value, alignment, &to->values, &nulls, &n);
+	for (int i = 0; i < n; i++)
+		if (!nulls[i])
+			to->values[to->n_values++] = to->values[i];
+}
+
+static void
+add_key(scan_state *state, ScanKey key)
+{
+	int			column = key->sk_attno - 1;
+
+	if (column == state->shape.code && key->sk_flags & (SK_SEARCHNULL | SK_SEARCHNOTNULL))
+	{
+		if (key->sk_flags & SK_SEARCHNULL)
+			state->no_codes = true;
+		else
+			state->no_nulls = true;
+	}
+	else if (column == state->shape.code)
+	{
+		range	   *to = &state->ranges[state->n_ranges];
+
+		if (key->sk_flags & SK_SEARCHARRAY)
+		{
+			state->recheck = true;	/* one of several spheres: left to the executor */
+			return;
+		}
+		if (!(key->sk_flags & SK_ISNULL))
+			blpg_sphere_parts(key->sk_argument, &to->center, &to->radius);
+		if (key->sk_flags & SK_ISNULL || !to->center)
+			state->impossible = true;
+		else
+			state->n_ranges++;
+	}
+	else
+	{
+		condition  *to = &state->conditions[state->n_conditions++];
+
+		to->column = column;
+		to->flags = key->sk_flags;
+		to->equal = &key->sk_func;
+		to->collation = key->sk_collation;
+		to->n_values = 0;
+		if (key->sk_flags & (SK_SEARCHNULL | SK_SEARCHNOTNULL))
+			return;
+		add_values(to, key);
+		if (to->n_values == 0)
+			state->impossible = true;
+	}
 }
 
 void
@@ -263,19 +402,12 @@ blpg_rescan(IndexScanDesc scan, ScanKey keys, int n_keys, ScanKey orders, int n_
 	state->query = NULL;
 	if (state->ordered && !(scan->orderByData[0].sk_flags & SK_ISNULL))
 		state->query = DatumGetVarBitPCopy(scan->orderByData[0].sk_argument);
-	state->n_ranges = scan->numberOfKeys;
+	state->no_codes = state->no_nulls = state->recheck = false;
+	state->n_ranges = state->n_conditions = 0;
 	state->ranges = palloc((scan->numberOfKeys + 1) * sizeof(range));
+	state->conditions = palloc((scan->numberOfKeys + 1) * sizeof(condition));
 	for (int i = 0; i < scan->numberOfKeys; i++)
-	{
-		if (scan->keyData[i].sk_flags & SK_ISNULL)
-			state->impossible = true;
-		else
-		{
-			blpg_sphere_parts(scan->keyData[i].sk_argument, &state->ranges[i].center, &state->ranges[i].radius);
-			if (!state->ranges[i].center)
-				state->impossible = true;
-		}
-	}
+		add_key(state, &scan->keyData[i]);
 	state->n_found = state->next = 0;
 	state->behind = 0;
 	state->wanted = state->ordered ? FIRST_BATCH : LARGEST_BATCH;
@@ -305,7 +437,7 @@ blpg_get_tuple(IndexScanDesc scan, ScanDirection direction)
 		return false;
 	key = state->found[state->next++];
 	ItemPointerSet(&scan->xs_heaptid, (BlockNumber) (key >> 16 & 0xffffffff), (OffsetNumber) (key & 0xffff));
-	scan->xs_recheck = false;
+	scan->xs_recheck = state->recheck;
 	scan->xs_recheckorderby = false;
 	return true;
 }
@@ -318,7 +450,7 @@ blpg_get_bitmap(IndexScanDesc scan, TIDBitmap *bitmap)
 
 	while (blpg_get_tuple(scan, ForwardScanDirection))
 	{
-		tbm_add_tuples(bitmap, &scan->xs_heaptid, 1, false);
+		tbm_add_tuples(bitmap, &scan->xs_heaptid, 1, state->recheck);
 		n++;
 	}
 	state->began = false;

@@ -56,9 +56,9 @@ shape_init(Relation index, blpg_shape *shape)
 	shape->entry_bytes = (offset + 1) & ~1;
 }
 
-/* Kept with the relation's descriptor. */
-const blpg_shape *
-blpg_shape_of(Relation index)
+/* Kept with the relation's descriptor; a copy, since an invalidation may free that any time. */
+void
+blpg_shape_of(Relation index, blpg_shape *out)
 {
 	if (!index->rd_amcache)
 	{
@@ -68,7 +68,7 @@ blpg_shape_of(Relation index)
 		index->rd_amcache = MemoryContextAlloc(index->rd_indexcxt, sizeof shape);
 		memcpy(index->rd_amcache, &shape, sizeof shape);
 	}
-	return index->rd_amcache;
+	memcpy(out, index->rd_amcache, sizeof *out);
 }
 
 void

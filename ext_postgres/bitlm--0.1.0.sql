@@ -140,6 +140,27 @@ CREATE ACCESS METHOD bitlm TYPE INDEX HANDLER bitlm_handler;
 CREATE OPERATOR CLASS bit_ops DEFAULT FOR TYPE bit USING bitlm AS
 	OPERATOR 1 <^> (bit, bit) FOR ORDER BY float_ops,
 	OPERATOR 2 <@ (bit, bitlm_sphere);
+
+-- Columns beside the code, filtered by = and IN inside the scan.
+CREATE OPERATOR FAMILY integer_ops USING bitlm;
+CREATE OPERATOR CLASS int2_ops DEFAULT FOR TYPE smallint USING bitlm FAMILY integer_ops AS OPERATOR 3 =;
+CREATE OPERATOR CLASS int4_ops DEFAULT FOR TYPE integer USING bitlm FAMILY integer_ops AS OPERATOR 3 =;
+CREATE OPERATOR CLASS int8_ops DEFAULT FOR TYPE bigint USING bitlm FAMILY integer_ops AS OPERATOR 3 =;
+ALTER OPERATOR FAMILY integer_ops USING bitlm ADD
+	OPERATOR 3 = (smallint, integer), OPERATOR 3 = (smallint, bigint), OPERATOR 3 = (integer, smallint),
+	OPERATOR 3 = (integer, bigint), OPERATOR 3 = (bigint, smallint), OPERATOR 3 = (bigint, integer);
+CREATE OPERATOR CLASS bool_ops DEFAULT FOR TYPE boolean USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS oid_ops DEFAULT FOR TYPE oid USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS char_ops DEFAULT FOR TYPE "char" USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS float4_ops DEFAULT FOR TYPE real USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS float8_ops DEFAULT FOR TYPE double precision USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS date_ops DEFAULT FOR TYPE date USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS time_ops DEFAULT FOR TYPE time USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS timestamp_ops DEFAULT FOR TYPE timestamp USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS timestamptz_ops DEFAULT FOR TYPE timestamptz USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS uuid_ops DEFAULT FOR TYPE uuid USING bitlm AS OPERATOR 3 =;
+CREATE OPERATOR CLASS enum_ops DEFAULT FOR TYPE anyenum USING bitlm AS OPERATOR 3 =;
+
 CREATE FUNCTION bitlm_index_check(index regclass) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'blpg_index_check' LANGUAGE C STRICT;
 REVOKE ALL ON FUNCTION bitlm_index_check(regclass) FROM PUBLIC;

@@ -43,11 +43,11 @@
 #define BLPG_SERVER_PLANS_WORKERS 0
 #endif
 
-/* 14: flags of a transaction that only builds an index, which workers repeat. */
-#if PG_VERSION_NUM >= 140000
-#define BLPG_HAS_STATUS_FLAGS 1
+/* 16: RelFileNode became RelFileLocator. */
+#if PG_VERSION_NUM >= 160000
+#define BLPG_LOCATOR(relation) (&(relation)->rd_locator)
 #else
-#define BLPG_HAS_STATUS_FLAGS 0
+#define BLPG_LOCATOR(relation) (&(relation)->rd_node)
 #endif
 
 #endif
