@@ -56,6 +56,7 @@ typedef struct bls_state {
     bitlm_model *story, *embed;   /* the built-ins, opened at first use */
     bls_session *sessions;        /* most recently used first */
     struct index_table *indexes;  /* connected bitlm_index tables */
+    struct search_table *searches; /* connected bitlm_search tables */
     uint64_t generation;          /* rises when a name changes its model */
     sqlite3_stmt *poll_statement; /* lives while entered > 0, see sqlite_state.c */
     int entered;
@@ -120,6 +121,9 @@ bitlm_status bls_describe(bls_call *call, bitlm_model *model, bitlm_model_info *
 bitlm_status bls_embedding_bytes(bls_call *call, bitlm_model *model, int32_t format,
                                  size_t *bytes);
 
+/* sqlite_models.c: its model_id in hexadecimal digits. */
+bitlm_status bls_model_id(bls_call *call, bitlm_model *model, char hex[33]);
+
 /* A session nobody uses, of the shape that the options ask for. */
 bitlm_status bls_borrow(bls_call *call, bitlm_model *model, bls_session **session);
 /* status: how the use ended.  NULL is ignored. */
@@ -137,6 +141,7 @@ int bls_register_each(bls_state *state);   /* sqlite_each.c */
 int bls_register_embed_each(bls_state *state); /* sqlite_embed_each.c */
 int bls_register_chunk(bls_state *state);  /* sqlite_chunk.c */
 int bls_register_index(bls_state *state);  /* sqlite_index.c */
+int bls_register_search(bls_state *state); /* sqlite_search.c */
 
 /* sqlite_main.c: a function under state's care. */
 int bls_function(bls_state *state, const char *name, int n_arguments, int flags,

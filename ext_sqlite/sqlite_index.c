@@ -22,6 +22,7 @@
  *
  * This file: the declaration, connecting, transactions, renaming, dropping. */
 #include "sqlite_index.h"
+#include "sqlite_declaration.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -72,52 +73,6 @@ static int refuse(declaration *d, const char *format, ...)
     return SQLITE_ERROR;
 }
 
-static int is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
-}
-
-static int is_word(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           (c & 0x80);
-}
-
-static const char *skip(const char *p)
-{
-    while (is_space(*p))
-        p++;
-    return p;
-}
-
-/* A name, bare or in "…", `…` or […]; NULL without memory, *end behind it. */
-static char *read_name(const char *p, const char **end)
-{
-    char close = *p == '"' ? '"' : *p == '`' ? '`' : *p == '[' ? ']' : 0;
-    sqlite3_str *out;
-    const char *start = p;
-    char *name;
-
-    if (!close) {
-        while (is_word(*p))
-            p++;
-        *end = p;
-        return sqlite3_mprintf("%.*s", (int)(p - start), start);
-    }
-    out = sqlite3_str_new(NULL);
-    for (p++; *p; p++) {
-        if (*p == close) {
-            if (p[1] != close || close == ']')
-                break;
-            p++;
-        }
-        sqlite3_str_appendchar(out, 1, *p);
-    }
-    *end = *p ? p + 1 : p;
-    name = sqlite3_str_finish(out);
-    return name ? name : sqlite3_mprintf("");
-}
-
 static int contains(const char *text, const char *word)
 {
     size_t n = strlen(word);
@@ -148,7 +103,7 @@ static int option(declaration *d, const char *name, const char *value)
     char *end;
     long long number = strtoll(value, &end, 10);
 
-    if (end == value || *skip(end))
+    if (end == value || *bls_skip(end))
         return refuse(d, "option %s is '%.40s', but must be an integer", name, value);
     if (sqlite3_stricmp(name, "bits") == 0) {
         if (number < 8 || number > BLS_STORE_MOST_CODE_BYTES * 8 || number % 8)
@@ -212,19 +167,19 @@ static char key_words(char *rest)
     char *p;
     int i;
 
-    while (length && is_space(rest[length - 1]))
+    while (length && bls_is_space(rest[length - 1]))
         rest[--length] = 0;
-    if (length < 4 || sqlite3_stricmp(rest + length - 3, "KEY") != 0 || !is_space(rest[length - 4]))
+    if (length < 4 || sqlite3_stricmp(rest + length - 3, "KEY") != 0 || !bls_is_space(rest[length - 4]))
         return 0;
     p = rest + length - 3;
-    while (p > rest && is_space(p[-1]))
+    while (p > rest && bls_is_space(p[-1]))
         p--;
     for (i = 0; i < 2; i++) {
         n = strlen(words[i]);
         if ((size_t)(p - rest) >= n && sqlite3_strnicmp(p - n, words[i], (int)n) == 0 &&
-            ((size_t)(p - rest) == n || is_space(p[-(long)n - 1]))) {
+            ((size_t)(p - rest) == n || bls_is_space(p[-(long)n - 1]))) {
             p -= n;
-            while (p > rest && is_space(p[-1]))
+            while (p > rest && bls_is_space(p[-1]))
                 p--;
             *p = 0;
             return i == 0 ? 'p' : 'q';
@@ -236,7 +191,7 @@ static char key_words(char *rest)
 static int column_argument(declaration *d, const char *argument)
 {
     index_table *table = d->table;
-    const char *p = skip(argument), *end;
+    const char *p = bls_skip(argument), *end;
     int auxiliary = *p == '+', i, rc = SQLITE_OK;
     enum index_role role = ROLE_META;
     char *name, *type, *bracket, key;
@@ -244,16 +199,16 @@ static int column_argument(declaration *d, const char *argument)
     long long values;
 
     if (auxiliary)
-        p = skip(p + 1);
-    name = read_name(p, &end);
-    type = sqlite3_mprintf("%s", skip(end));
+        p = bls_skip(p + 1);
+    name = bls_read_name(p, &end);
+    type = sqlite3_mprintf("%s", bls_skip(end));
     if (!name || !type) {
         sqlite3_free(name);
         sqlite3_free(type);
         return SQLITE_NOMEM;
     }
     key = key_words(type);
-    if (!name[0] || (*end && !is_space(*end))) {
+    if (!name[0] || (*end && !bls_is_space(*end))) {
         rc = refuse(d, "'%.60s' is neither a column nor an option", argument);
         goto end;
     }
@@ -308,17 +263,17 @@ end:
 
 static int argument(declaration *d, const char *text)
 {
-    const char *p = skip(text), *end = p;
+    const char *p = bls_skip(text), *end = p;
     char *name;
     int rc;
 
-    while (is_word(*end))
+    while (bls_is_word(*end))
         end++;
-    if (end > p && *skip(end) == '=') {
+    if (end > p && *bls_skip(end) == '=') {
         name = sqlite3_mprintf("%.*s", (int)(end - p), p);
         if (!name)
             return SQLITE_NOMEM;
-        rc = option(d, name, skip(skip(end) + 1));
+        rc = option(d, name, bls_skip(bls_skip(end) + 1));
         sqlite3_free(name);
         return rc;
     }

@@ -30,7 +30,7 @@
  *
  * The functions: sqlite_text.c, sqlite_codes.c, sqlite_models.c; the tables:
  * sqlite_stream.c, sqlite_each.c, sqlite_embed_each.c, sqlite_chunk.c, sqlite_models.c,
- * sqlite_index.c; the connection's state and the way in and out of the core: sqlite_state.c. */
+ * sqlite_index.c, sqlite_search.c; the connection's state and the way in and out of the core: sqlite_state.c. */
 #define BLS_MAIN
 #include "sqlite_adapter.h"
 
@@ -59,7 +59,7 @@ static int init(sqlite3 *db, char **message, int noload)
     static int (*const parts[])(bls_state *) = {
         bls_register_text,   bls_register_codes, bls_register_models,
         bls_register_stream, bls_register_chunk, bls_register_index,
-        bls_register_each,   bls_register_embed_each,
+        bls_register_each,   bls_register_embed_each, bls_register_search,
     };
     bls_state *state;
     int rc = SQLITE_OK;

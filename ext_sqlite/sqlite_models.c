@@ -187,7 +187,7 @@ end:
 
 /* ---- bitlm_model_id ----------------------------------------------------------------- */
 
-static bitlm_status model_id(bls_call *call, bitlm_model *model, char hex[33])
+bitlm_status bls_model_id(bls_call *call, bitlm_model *model, char hex[33])
 {
     uint8_t id[16];
     bitlm_host host;
@@ -220,7 +220,7 @@ static void fn_model_id(sqlite3_context *context, int argc, sqlite3_value **argv
     if (status == BITLM_OK)
         status = bls_model_named(&call, name.data, name.length, &model);
     if (status == BITLM_OK)
-        status = model_id(&call, model, hex);
+        status = bls_model_id(&call, model, hex);
     if (status == BITLM_OK)
         sqlite3_result_text(context, hex, 32, SQLITE_TRANSIENT);
     else
@@ -429,7 +429,7 @@ static int models_column(sqlite3_vtab_cursor *base, sqlite3_context *context, in
     bls_begin(&call, ((models_table *)base->pVtab)->state, "bitlm_models", NULL);
     status = bls_describe(&call, row->model, &info);
     if (status == BITLM_OK && column == COLUMN_MODEL_ID)
-        status = model_id(&call, row->model, hex);
+        status = bls_model_id(&call, row->model, hex);
     if (status) {
         bls_fail(&call, context, status);
         bls_end(&call);
