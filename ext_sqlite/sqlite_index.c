@@ -208,7 +208,7 @@ static int column_argument(declaration *d, const char *argument)
         return SQLITE_NOMEM;
     }
     key = key_words(type);
-    if (!name[0] || (*end && !bls_is_space(*end))) {
+    if (!name[0] || *p == '\'' || (*end && !bls_is_space(*end))) {
         rc = refuse(d, "'%.60s' is neither a column nor an option", argument);
         goto end;
     }
@@ -495,8 +495,12 @@ static int index_begin(sqlite3_vtab *base)
 static int index_sync(sqlite3_vtab *base)
 {
     index_table *table = (index_table *)base;
+    sqlite3_int64 last = sqlite3_last_insert_rowid(table->state->db);
+    int rc = index_store_failed(table, bls_store_flush(table->store));
 
-    return index_store_failed(table, bls_store_flush(table->store));
+    /* Rows of shadow tables are not what the user inserted last. */
+    sqlite3_set_last_insert_rowid(table->state->db, last);
+    return rc;
 }
 
 static int index_commit(sqlite3_vtab *base)
@@ -514,8 +518,11 @@ static int index_rollback(sqlite3_vtab *base)
 static int index_savepoint(sqlite3_vtab *base, int savepoint)
 {
     index_table *table = (index_table *)base;
+    sqlite3_int64 last = sqlite3_last_insert_rowid(table->state->db);
+    int rc = index_store_failed(table, bls_store_savepoint(table->store, savepoint));
 
-    return index_store_failed(table, bls_store_savepoint(table->store, savepoint));
+    sqlite3_set_last_insert_rowid(table->state->db, last);
+    return rc;
 }
 
 static int index_release(sqlite3_vtab *base, int savepoint)

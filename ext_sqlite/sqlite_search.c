@@ -635,10 +635,13 @@ static int search_begin_transaction(sqlite3_vtab *base)
 static int search_sync(sqlite3_vtab *base)
 {
     search_table *table = (search_table *)base;
+    sqlite3_int64 last = sqlite3_last_insert_rowid(table->state->db);
     int rc = search_flush(table, 0);
 
     if (rc == SQLITE_OK && table->store)
         rc = search_store_failed(table, bls_store_flush(table->store));
+    /* Rows of shadow tables are not what the user inserted last. */
+    sqlite3_set_last_insert_rowid(table->state->db, last);
     return rc;
 }
 
@@ -663,8 +666,14 @@ static int search_savepoint(sqlite3_vtab *base, int savepoint)
 {
     search_table *table = (search_table *)base;
 
+    sqlite3_int64 last = sqlite3_last_insert_rowid(table->state->db);
+    int rc = SQLITE_OK;
+
     table->depth = savepoint + 1;
-    return table->store ? search_store_failed(table, bls_store_savepoint(table->store, savepoint)) : SQLITE_OK;
+    if (table->store)
+        rc = search_store_failed(table, bls_store_savepoint(table->store, savepoint));
+    sqlite3_set_last_insert_rowid(table->state->db, last);
+    return rc;
 }
 
 static int search_release(sqlite3_vtab *base, int savepoint)
@@ -728,5 +737,7 @@ static const sqlite3_module search_module = {
 
 int bls_register_search(bls_state *state)
 {
-    return bls_module(state, "bitlm_search", &search_module);
+    int rc = bls_module(state, "bitlm_search", &search_module);
+
+    return rc == SQLITE_OK ? bls_register_search_info(state) : rc;
 }

@@ -142,4 +142,7 @@ int search_eof(sqlite3_vtab_cursor *base);
 int search_column_of(sqlite3_vtab_cursor *base, sqlite3_context *context, int column);
 int search_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *rowid);
 
+/* ---- sqlite_search_info.c ---- */
+int bls_register_search_info(bls_state *state);
+
 #endif

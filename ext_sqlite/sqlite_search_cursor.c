@@ -502,8 +502,11 @@ int search_filter(sqlite3_vtab_cursor *base, int number, const char *plan, int a
     cursor->high = INT64_MAX;
     table->known = 0;
     rc = search_begin(table);
-    if (rc == SQLITE_OK && cursor->search)
+    if (rc == SQLITE_OK && cursor->search && table->n_pending) {
+        sqlite3_int64 last = sqlite3_last_insert_rowid(table->state->db);
         rc = search_flush(table, 0);
+        sqlite3_set_last_insert_rowid(table->state->db, last);
+    }
     cursor->most = table->bits;
     for (i = 0; i < argc && rc == SQLITE_OK; i++) {
         op = plan[2 * i + 1] - 'a';

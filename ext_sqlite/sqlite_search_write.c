@@ -300,8 +300,6 @@ static int put_arguments(search_table *table, sqlite3_value **argv, sqlite3_int6
     new_row row = {.is_update = sqlite3_value_type(argv[0]) != SQLITE_NULL};
     int has_rowid = sqlite3_value_type(argv[1]) != SQLITE_NULL, i, rc;
 
-    if (has_rowid && sqlite3_value_numeric_type(argv[1]) != SQLITE_INTEGER)
-        return search_fail(table, SQLITE_MISMATCH, "a rowid must be an integer");
     if (row.is_update)
         row.old_rowid = sqlite3_value_int64(argv[0]);
     row.rowid = has_rowid ? sqlite3_value_int64(argv[1]) : row.old_rowid;

@@ -413,3 +413,10 @@ def test_lengths(db, bits):
     got = db.execute("SELECT distance, rowid FROM v WHERE code MATCH ? AND k = 20", (query,)).fetchall()
     assert got == expected
     assert db.execute("SELECT code FROM v").fetchall() == [(c,) for c in codes]
+
+
+def test_last_insert_rowid_is_the_row_of_the_index(db):
+    db.execute("CREATE VIRTUAL TABLE v USING bitlm_index(bits=8)")
+    for i in range(1, 4):
+        db.execute("INSERT INTO v(code) VALUES (x'01')")
+        assert db.execute("SELECT last_insert_rowid()").fetchall() == [(i,)]
