@@ -37,6 +37,8 @@ static char *describe(search_table *table, int *rc)
     /* Held open while the store reads, because the calling statement need not have begun to. */
     *rc = sql ? sqlite3_prepare_v2(table->state->db, sql, -1, &count, NULL) : SQLITE_NOMEM;
     sqlite3_free(sql);
+    if (*rc == SQLITE_ERROR)
+        *rc = search_fail(table, SQLITE_CORRUPT_VTAB, "a shadow table is missing or malformed");
     if (*rc == SQLITE_OK && sqlite3_step(count) == SQLITE_ROW) {
         rows = sqlite3_column_int64(count, 0);
         table->known = 0;

@@ -321,6 +321,7 @@ static int put_arguments(search_table *table, sqlite3_value **argv, sqlite3_int6
 
 /* ---- commands --------------------------------------------------------------------------------- */
 
+/* Empties the index; keeps a message that is there. */
 static int clear_index(search_table *table)
 {
     char *sql = sqlite3_mprintf("DELETE FROM \"%w\".\"%w_docs\"", table->schema, table->name);
@@ -328,8 +329,8 @@ static int clear_index(search_table *table)
 
     sqlite3_free(sql);
     if (rc == SQLITE_OK)
-        rc = search_store_failed(table, bls_store_clear(table->store));
-    return rc;
+        rc = bls_store_clear(table->store);
+    return table->base.zErrMsg ? rc : search_store_failed(table, rc);
 }
 
 /* Puts every row of the content into the queue. */
@@ -400,6 +401,7 @@ static int rebuild(search_table *table)
     if (rc == SQLITE_OK)
         rc = clear_index(table);
     if (rc == SQLITE_OK) {
+        table->known = 1;
         memcpy(table->model_id, hex, sizeof hex);
         table->checked = table->state->generation + 1;
         rc = queue_content(table);
@@ -410,6 +412,8 @@ static int rebuild(search_table *table)
     }
     if (rc == SQLITE_OK)
         rc = search_config_set(table, "model_id", hex);
+    else if (table->store) /* what waits must not be tried again at the end of the transaction */
+        clear_index(table);
     table->known = 0;
     bitlm_model_free(model);
     bls_end(&call);
