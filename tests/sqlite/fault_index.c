@@ -1,7 +1,7 @@
-/* fault_index.c - bitlm_index with every allocation failing in turn, and every read, write, sync and
+/* fault_index.c - bitlm_index or bitlm_search with every allocation failing in turn, and every read, write, sync and
  * truncation of the database's files.
  *
- *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST]]
+ *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search]]]
  *
  * Each round makes a small database without faults, arms fault number n (failing once, in a second
  * sweep from then on), runs the scenario and disarms.  Whatever a statement answered, afterwards the
@@ -9,7 +9,7 @@
  * integrity check must say ok, and no memory may stay behind.  The sweep ends with the first n that is never reached, or at LIMIT faults,
  * taken evenly.
  *
- * Run by tests/sqlite/test_index_faults.py. */
+ * Run by tests/sqlite/test_index_faults.py and test_search_faults.py. */
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -158,8 +158,29 @@ static sqlite3 *open_db(void)
     return db;
 }
 
-/* Run one after the other; the next transaction begins even where one failed. */
-static const char *const transactions[][6] = {
+/* What is run: statements that make the database; transactions, one after the other, the next beginning even where
+ * one failed; queries; and what must hold afterwards: `checks` answer 'ok' or nothing, `differences` 0. */
+typedef struct scene {
+    const char *const *make;
+    const char *const (*transactions)[6];
+    const char *const *queries, *const *checks;
+    const char *differences;
+} scene;
+
+static const char *const index_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)",
+    "CREATE TABLE more(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT, a)",
+    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1200) INSERT INTO o "
+    "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
+    "INSERT INTO more SELECT r + 2000, c, n, s, 'more ' || r, a FROM o WHERE r <= 60",
+    "BEGIN",
+    "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o",
+    "COMMIT",
+    NULL,
+};
+static const char *const index_transactions[][6] = {
     {"INSERT INTO v(rowid, code, n, s, id, a) SELECT r, c, n, s, id, a FROM more",
      "INSERT INTO o SELECT r, c, n, s, id, a FROM more"},
     {"DELETE FROM v WHERE n % 5 = 0", "DELETE FROM o WHERE n % 5 = 0"},
@@ -169,8 +190,9 @@ static const char *const transactions[][6] = {
      "INSERT OR REPLACE INTO o VALUES (3, zeroblob(64), 7, 'z', 'key 9', NULL)"},
     {"UPDATE v SET rowid = 5000 WHERE rowid = 12", "UPDATE o SET r = 5000 WHERE r = 12"},
     {"INSERT INTO v(v) VALUES ('optimize')"},
+    {NULL},
 };
-static const char *const queries[] = {
+static const char *const index_queries[] = {
     "SELECT rowid, distance, s, a FROM v WHERE code MATCH zeroblob(64) AND k = 20 AND n IN (1, 2, 3, 50) AND s = 'new'",
     "SELECT count(*) FROM v WHERE code MATCH zeroblob(64)",
     "SELECT id FROM v WHERE id IN ('key 3', 'key 4')",
@@ -179,24 +201,70 @@ static const char *const queries[] = {
     "SELECT bitlm_index_check('v')",
     "ALTER TABLE v RENAME TO w",
     "ALTER TABLE w RENAME TO v",
+    NULL,
 };
+static const char *const index_checks[] = {"SELECT bitlm_index_check('v')", NULL};
+
+static const char *const search_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_search(t, a UNINDEXED, chunk_size=32)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, t, a)",
+    "CREATE VIRTUAL TABLE x USING bitlm_search(t, content='o', content_rowid='r')",
+    "CREATE TRIGGER o1 AFTER INSERT ON o BEGIN INSERT INTO x(rowid, t) VALUES (new.r, new.t); END",
+    "CREATE TRIGGER o2 AFTER DELETE ON o BEGIN DELETE FROM x WHERE rowid = old.r; END",
+    "CREATE TRIGGER o3 AFTER UPDATE OF t ON o BEGIN UPDATE x SET t = new.t WHERE rowid = old.r; END",
+    "BEGIN",
+    "INSERT INTO o VALUES (1, 'a letter', 1), (2, 'a flat tyre', 2), (3, NULL, 3), (4, 'carrots and salt, the sea and a long journey "
+    "by train to the mountains where snow falls all year and nobody sells umbrellas or soup in the only shop', 4)",
+    "INSERT INTO v(rowid, t, a) SELECT * FROM o",
+    "COMMIT",
+    NULL,
+};
+static const char *const search_transactions[][6] = {
+    {"INSERT INTO v(rowid, t, a) VALUES (5, 'rain', 5)", "INSERT INTO o VALUES (5, 'rain', 5)", "SELECT * FROM v('rain')",
+     "DELETE FROM v WHERE rowid = 1", "DELETE FROM o WHERE r = 1"},
+    {"SAVEPOINT a", "INSERT INTO v(rowid, t, a) VALUES (6, 'dog', 6)", "SELECT * FROM v('dog')", "ROLLBACK TO a",
+     "UPDATE v SET t = 'cat' WHERE rowid = 2", "UPDATE o SET t = 'cat' WHERE r = 2"},
+    {"INSERT OR REPLACE INTO v(rowid, t, a) VALUES (4, 'short', NULL)", "INSERT OR REPLACE INTO o VALUES (4, 'short', NULL)",
+     "UPDATE v SET rowid = 50 WHERE rowid = 3", "UPDATE o SET r = 50 WHERE r = 3", "INSERT INTO x(x) VALUES ('rebuild')"},
+    {"INSERT INTO v(v) VALUES ('rebuild')"},
+    {"INSERT INTO v(v) VALUES ('optimize')"},
+    {NULL},
+};
+static const char *const search_queries[] = {
+    "SELECT rowid, rank, t, a, chunk, chunk_start FROM v('animals', 2)",
+    "SELECT rowid, chunk FROM x('animals') WHERE rowid IN (1, 2, 50) ORDER BY rank LIMIT 2",
+    "SELECT bitlm_search_info('v')",
+    "INSERT INTO v(v) VALUES ('integrity-check')",
+    "ALTER TABLE v RENAME TO w",
+    "ALTER TABLE w RENAME TO v",
+    NULL,
+};
+static const char *const search_checks[] = {
+    "INSERT INTO v(v) VALUES ('integrity-check')", "INSERT INTO x(x, rank) VALUES ('integrity-check', 1)",
+    "SELECT CASE WHEN (SELECT count(*) FROM v('a')) = (SELECT count(t) FROM o) THEN 'ok' ELSE 'a row is not found' END",
+    "SELECT CASE WHEN (SELECT count(*) FROM x('a')) = (SELECT count(t) FROM o) THEN 'ok' ELSE 'a row is not found' END", NULL,
+};
+
+static const scene index_scene = {index_make, index_transactions, index_queries, index_checks,
+    "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
+    "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, code, n, s, id, a FROM v)) + "
+    "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
+static const scene search_scene = {search_make, search_transactions, search_queries, search_checks,
+    "SELECT (SELECT count(*) FROM (SELECT rowid, t, a FROM v EXCEPT SELECT * FROM o)) + "
+    "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, t, a FROM v)) + "
+    "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
+static const scene *play = &index_scene;
 
 static void prepare(void)
 {
     sqlite3 *db;
+    size_t i;
 
     unlink(path);
     db = open_db();
-    must(db, "PRAGMA synchronous=off");
-    must(db, "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a)");
-    must(db, "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)");
-    must(db, "CREATE TABLE more(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT, a)");
-    must(db, "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1200) INSERT INTO o "
-             "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g");
-    must(db, "INSERT INTO more SELECT r + 2000, c, n, s, 'more ' || r, a FROM o WHERE r <= 60");
-    must(db, "BEGIN");
-    must(db, "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o");
-    must(db, "COMMIT");
+    for (i = 0; play->make[i]; i++)
+        must(db, play->make[i]);
     sqlite3_close(db);
 }
 
@@ -235,24 +303,25 @@ static int complain(const char *what, long n, sqlite3 *db)
 static int verify(long n)
 {
     sqlite3 *db = open_db();
-    sqlite3_stmt *statement = NULL;
+    sqlite3_stmt *statement;
     const char *text;
-    int bad = 0;
+    int bad = 0, rc;
+    size_t i;
 
-    if (sqlite3_prepare_v2(db, "SELECT bitlm_index_check(CASE WHEN EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'w') "
-                               "THEN 'w' ELSE 'v' END)", -1, &statement, NULL) != SQLITE_OK ||
-        sqlite3_step(statement) != SQLITE_ROW)
-        bad = complain("no integrity check", n, db);
-    text = bad ? NULL : (const char *)sqlite3_column_text(statement, 0);
-    if (!bad && (!text || strcmp(text, "ok") != 0))
-        bad = complain(text ? text : "NULL", n, db);
-    sqlite3_finalize(statement);
-    if (run(db, "ALTER TABLE w RENAME TO v") != SQLITE_OK)
-        bad |= 0; /* most often there is no w */
-    if (sqlite3_prepare_v2(db, "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
-                               "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, code, n, s, id, a FROM v)) + "
-                               "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))", -1, &statement, NULL) != SQLITE_OK ||
-        sqlite3_step(statement) != SQLITE_ROW)
+    run(db, "ALTER TABLE w RENAME TO v"); /* most often there is no w */
+    for (i = 0; play->checks[i] && !bad; i++) {
+        statement = NULL;
+        rc = sqlite3_prepare_v2(db, play->checks[i], -1, &statement, NULL);
+        if (rc == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW) {
+            text = (const char *)sqlite3_column_text(statement, 0);
+            if (!text || strcmp(text, "ok") != 0)
+                bad = complain(text ? text : "NULL", n, db);
+        }
+        if (sqlite3_finalize(statement) != SQLITE_OK || rc != SQLITE_OK)
+            bad = complain(play->checks[i], n, db);
+    }
+    statement = NULL;
+    if (sqlite3_prepare_v2(db, play->differences, -1, &statement, NULL) != SQLITE_OK || sqlite3_step(statement) != SQLITE_ROW)
         bad |= complain("the tables cannot be compared", n, db);
     else if (sqlite3_column_int(statement, 0) != 0)
         bad |= complain("the index and the plain table differ", n, db);
@@ -280,23 +349,23 @@ static int scenario(long n, int *reached)
     hits = 0;
     countdown = n;
     armed = 1;
-    for (t = 0; t < sizeof transactions / sizeof transactions[0] && !bad; t++) {
+    for (t = 0; play->transactions[t][0] && !bad; t++) {
         failed = run(db, "BEGIN") != SQLITE_OK;
-        for (i = 0; i < 6 && transactions[t][i] && !failed; i++) {
-            rc = run(db, transactions[t][i]);
+        for (i = 0; i < 6 && play->transactions[t][i] && !failed; i++) {
+            rc = run(db, play->transactions[t][i]);
             failed = rc != SQLITE_OK;
             if (!expected_code(rc))
-                bad = complain(transactions[t][i], n, db);
+                bad = complain(play->transactions[t][i], n, db);
         }
         if (!failed)
             failed = run(db, "COMMIT") != SQLITE_OK;
         if (failed && !sqlite3_get_autocommit(db))
             run(db, "ROLLBACK");
     }
-    for (i = 0; i < sizeof queries / sizeof queries[0] && !bad; i++) {
-        rc = run(db, queries[i]);
+    for (i = 0; play->queries[i] && !bad; i++) {
+        rc = run(db, play->queries[i]);
         if (!expected_code(rc))
-            bad = complain(queries[i], n, db);
+            bad = complain(play->queries[i], n, db);
     }
     armed = 0;
     *reached = hits > 0;
@@ -314,12 +383,14 @@ int main(int argc, char **argv)
     sqlite3_int64 base;
 
     if (argc < 4) {
-        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST]]\n");
+        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search]]]\n");
         return 2;
     }
     extension = argv[1];
     path = argv[2];
     limit = argc > 4 ? atol(argv[4]) : 1000000;
+    if (argc > 6 && strcmp(argv[6], "search") == 0)
+        play = &search_scene;
     if (strcmp(argv[3], "oom") == 0) {
         sqlite3_config(SQLITE_CONFIG_GETMALLOC, &system_memory);
         memory = system_memory;

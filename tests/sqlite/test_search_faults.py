@@ -1,0 +1,22 @@
+"""bitlm_search with failing memory and failing files (fault_index.c says how).
+
+BITLM_FAULTS  places tried of each kind (8; 0: all of them, for the long proof)
+"""
+
+import os
+import subprocess
+
+import pytest
+
+from conftest import EXTENSION, ROOT
+
+PROGRAM = os.environ.get("BITLM_FAULT_INDEX", str(ROOT / "build" / "meson" / "tests" / "fault_index"))
+FAULTS = int(os.environ.get("BITLM_FAULTS", "8")) or 10**9
+
+
+@pytest.mark.parametrize("kind", ["oom", "io"])
+def test_faults(kind, tmp_path):
+    done = subprocess.run([PROGRAM, EXTENSION, str(tmp_path / "fault.db"), kind, str(FAULTS), "1", "search"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
