@@ -81,6 +81,7 @@ typedef struct search_table {
     size_t n_waiting, waiting_bytes;
     int64_t ticket;
     int depth, rolled_back;
+    int flushing, ended;       /* ended: the transaction, in the midst of a flush */
     uint64_t n_embedded, n_batches; /* texts embedded by this connection, and in how many calls */
     sqlite3_stmt *statements[N_SEARCH_STATEMENTS];
 } search_table;

@@ -23,12 +23,19 @@ static void clear_entry(search_pending *p)
 {
     sqlite3_free(p->text);
     sqlite3_free(p->places);
+    p->text = NULL;
+    p->places = NULL;
 }
 
 void search_forget(search_table *table)
 {
     size_t i;
 
+    if (table->flushing) {
+        table->ended = 1;
+        return;
+    }
+    table->ended = 0;
     for (i = 0; i < table->n_pending; i++)
         clear_entry(&table->pending[i]);
     table->n_pending = table->n_waiting = table->waiting_bytes = 0;
@@ -311,18 +318,12 @@ static int write_entry(search_table *table, const search_pending *p)
     return rc;
 }
 
-int search_flush(search_table *table, int only_if_full)
+static int flush(search_table *table)
 {
     uint8_t *due;
     size_t i;
     int rc, is_due, to_embed = 0;
 
-    if (only_if_full && table->n_waiting < FULL_ROWS && table->waiting_bytes < FULL_BYTES)
-        return SQLITE_OK;
-    if (table->n_waiting == 0 && !(table->rolled_back && table->n_pending)) {
-        table->rolled_back = 0;
-        return SQLITE_OK;
-    }
     rc = search_begin(table);
     if (rc != SQLITE_OK)
         return rc;
@@ -341,11 +342,33 @@ int search_flush(search_table *table, int only_if_full)
             rc = write_entry(table, &table->pending[i]);
     sqlite3_free(due);
     bls_store_end(table->store);
-    if (rc != SQLITE_OK)
-        return rc;
-    table->rolled_back = 0;
-    drop(table);
-    return SQLITE_OK;
+    return rc;
+}
+
+int search_flush(search_table *table, int only_if_full)
+{
+    int rc;
+
+    if (only_if_full && table->n_waiting < FULL_ROWS && table->waiting_bytes < FULL_BYTES)
+        return SQLITE_OK;
+    if (table->n_waiting == 0 && !(table->rolled_back && table->n_pending)) {
+        table->rolled_back = 0;
+        return SQLITE_OK;
+    }
+    /* A statement of ours that lacks memory makes SQLite roll back at once, and call xRollback in the
+     * midst of this: the queue is freed afterwards. */
+    table->flushing = 1;
+    rc = flush(table);
+    table->flushing = 0;
+    if (table->ended) {
+        search_forget(table);
+        return rc == SQLITE_OK ? SQLITE_ABORT : rc;
+    }
+    if (rc == SQLITE_OK) {
+        table->rolled_back = 0;
+        drop(table);
+    }
+    return rc;
 }
 
 /* ---- queries --------------------------------------------------------------------------------- */

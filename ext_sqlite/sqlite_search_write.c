@@ -377,6 +377,13 @@ static int queue_content(search_table *table)
     return rc == SQLITE_OK ? end : rc;
 }
 
+/* Errors after which SQLite has rolled back, or will: nothing may be written then. */
+static int ends_transaction(int rc)
+{
+    rc &= 0xff;
+    return rc == SQLITE_NOMEM || rc == SQLITE_IOERR || rc == SQLITE_FULL || rc == SQLITE_INTERRUPT || rc == SQLITE_ABORT;
+}
+
 static int rebuild(search_table *table)
 {
     bitlm_model *model = NULL;
@@ -412,7 +419,7 @@ static int rebuild(search_table *table)
     }
     if (rc == SQLITE_OK)
         rc = search_config_set(table, "model_id", hex);
-    else if (table->store) /* what waits must not be tried again at the end of the transaction */
+    else if (table->store && !ends_transaction(rc)) /* what waits must not be tried again at the end of the transaction */
         clear_index(table);
     table->known = 0;
     bitlm_model_free(model);
