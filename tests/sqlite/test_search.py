@@ -5,11 +5,13 @@ The oracle is a plain table and bitlm_embed over bitlm_chunk: the rank of a row 
 
 import json
 import random
+import shutil
 import sqlite3
+import subprocess
 
 import pytest
 
-from conftest import connect, one
+from conftest import COMMAND, ROOT, connect, one
 
 TOPICS = ["a letter from the tax office", "mend a flat tyre", "carrot soup with salt", "the dog sleeps", "rain all day",
           "a train to the sea", "toothache at night", "birthday cake", "water the plants", "a quiet library"]
@@ -331,3 +333,67 @@ def test_another_model_is_refused_and_rebuild_helps(s):
     s.execute("INSERT INTO s(s) VALUES('rebuild')")
     assert s.execute("SELECT rowid, rank FROM s('rain')").fetchall() == before
     check(s)
+
+
+def test_a_loaded_model_belongs_to_its_connection(tmp_path):
+    """model= names what bitlm_load opened; without it a table can be read, changed by rowid and dropped, not searched."""
+    path, model = str(tmp_path / "s.db"), str(tmp_path / "same.gguf")
+    shutil.copy(ROOT / "core" / "builtin" / "bitlm-embed.gguf", model)
+    a = connect(path)
+    a.execute("SELECT bitlm_load('mine', ?)", (model,)).fetchall()
+    a.execute("CREATE VIRTUAL TABLE s USING bitlm_search(body, model='mine')")
+    a.executemany("INSERT INTO s VALUES (?)", [(t,) for t in TOPICS])
+    assert info(a)["model"] == "mine"
+    b = connect(path)
+    for sql in ("SELECT * FROM s('rain')", "INSERT INTO s VALUES ('x')", "INSERT INTO s(s) VALUES ('rebuild')"):
+        with pytest.raises(sqlite3.OperationalError, match="no model is named 'mine' here"):
+            b.execute(sql).fetchall()
+    b.execute("DELETE FROM s WHERE rowid = 1")
+    assert len(b.execute("SELECT * FROM s").fetchall()) == 9
+    b.execute("SELECT bitlm_load('mine', ?)", (model,)).fetchall()
+    assert b.execute("SELECT body FROM s('rain', 1)").fetchall() == [("rain all day",)]
+    # The name now means another model: found out at the next search.
+    other = str(tmp_path / "other.gguf")
+    subprocess.run([COMMAND, "convert", model, other, "--type", "q8_0"], check=True, stdout=subprocess.DEVNULL)
+    b.execute("SELECT bitlm_unload('mine')").fetchall()
+    b.execute("SELECT bitlm_load('mine', ?)", (other,)).fetchall()
+    with pytest.raises(sqlite3.OperationalError, match="'rebuild'"):
+        b.execute("SELECT * FROM s('rain')").fetchall()
+    b.execute("INSERT INTO s(s) VALUES ('rebuild')")
+    assert b.execute("SELECT body FROM s('rain', 1)").fetchall() == [("rain all day",)]
+    with pytest.raises(sqlite3.OperationalError, match="'rebuild'"):
+        a.execute("SELECT * FROM s('rain')").fetchall()
+    a.close()
+    b.execute("DROP TABLE s")
+    b.close()
+
+
+def test_strangers_and_untrusted_schemas(tmp_path):
+    db = connect(entry="sqlite3_bitlm_noload_init")
+    db.execute("CREATE TABLE notes(id INTEGER PRIMARY KEY, body)")
+    db.execute("CREATE VIRTUAL TABLE s USING bitlm_search(body, content='notes', content_rowid='id')")
+    db.execute("CREATE TRIGGER t AFTER INSERT ON notes BEGIN INSERT INTO s(rowid, body) VALUES (new.id, new.body); END")
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.executemany("INSERT INTO notes(body) VALUES (?)", [(t,) for t in TOPICS])
+    assert db.execute("SELECT body FROM s('rain', 1)").fetchall() == [("rain all day",)]
+    db.close()
+
+
+def test_readers_beside_a_writer(tmp_path):
+    path = str(tmp_path / "s.db")
+    a, b = connect(path), connect(path)
+    a.execute("PRAGMA journal_mode = WAL").fetchall()
+    a.execute("CREATE VIRTUAL TABLE s USING bitlm_search(body)")
+    a.execute("INSERT INTO s VALUES ('rain all day')")
+    b.execute("BEGIN")
+    assert len(b.execute("SELECT * FROM s('rain')").fetchall()) == 1
+    a.execute("BEGIN")
+    a.execute("INSERT INTO s VALUES ('rain at night')")
+    assert len(a.execute("SELECT * FROM s('rain')").fetchall()) == 2
+    assert len(b.execute("SELECT * FROM s('rain')").fetchall()) == 1
+    a.execute("COMMIT")
+    assert len(b.execute("SELECT * FROM s('rain')").fetchall()) == 1
+    b.execute("COMMIT")
+    assert len(b.execute("SELECT * FROM s('rain')").fetchall()) == 2
+    a.close()
+    b.close()
