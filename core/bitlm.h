@@ -205,6 +205,34 @@ BITLM_API bitlm_status bitlm_model_describe(const bitlm_model *model, bitlm_mode
 BITLM_API bitlm_status bitlm_model_id(bitlm_model *model, const bitlm_host *host, uint8_t id[16],
                                       bitlm_error *error);
 
+/* ---- memory ---------------------------------------------------------------- */
+
+/* Bytes, before anything is loaded or a session opened.  The tensors lie in the file, which is mapped and shared by
+ * all processes that use it (with load = copy a process has its own); a session's memory is its own. */
+typedef struct bitlm_memory_parts {
+    uint32_t size;        /* sizeof(bitlm_memory_parts) */
+    int32_t n_ctx;        /* tokens a text may have in the session */
+    uint64_t n_parameters;
+    uint64_t float_bytes; /* what the parameters would take as float32 */
+    uint64_t layer_bytes; /* matrices of the layers, of which low_bit_bytes are ternary or binary */
+    uint64_t low_bit_bytes;
+    uint64_t embedding_bytes; /* of tokens; the head too where they are tied */
+    uint64_t head_bytes;      /* an output matrix of its own */
+    uint64_t norm_bytes;      /* norms, biases and scales */
+    uint64_t file_bytes;      /* the whole file: the tensors, the vocabulary, padding */
+    uint64_t kv_positions;    /* tokens the cache holds: several texts share it */
+    uint64_t kv_bytes;        /* keys and values, with the scales of int8 and int4 */
+    uint64_t scratch_bytes;   /* activations, logits and the sampler's */
+    uint64_t total_bytes;     /* file_bytes + kv_bytes + scratch_bytes */
+} bitlm_memory_parts;
+
+/* options (may be NULL): n_ctx, kv_type, rows, threads, as for bitlm_session_open and with its errors. */
+BITLM_API bitlm_status bitlm_memory(bitlm_model *model, const bitlm_options *options, bitlm_memory_parts *parts,
+                                    bitlm_error *error);
+/* The same as a JSON object of those names, NUL-terminated; LIMIT: capacity is too small (1,000 bytes are enough). */
+BITLM_API bitlm_status bitlm_memory_json(bitlm_model *model, const bitlm_options *options, char *json,
+                                         size_t capacity, bitlm_error *error);
+
 /* ---- text and tokens ------------------------------------------------------ */
 
 #define BITLM_TOKENS_SPECIAL 1u  /* marks such as "<s>" in the text are tokens, not text */

@@ -12,6 +12,8 @@
  *                                      Without a name: 'embed', whose codes are
  *                                      what people store.  The first call for a
  *                                      model reads its whole file
+ *     bitlm_memory([opts])             JSON: bytes of a model and of a session over it,
+ *                                      part by part, for n_ctx, kv_type, rows, threads
  *     SELECT * FROM bitlm_models       a row for each model that can be named
  *
  * A name has 1 to 64 ASCII letters, digits, '_', '-', '.' or ':'.  Files are opened by
@@ -225,6 +227,32 @@ static void fn_model_id(sqlite3_context *context, int argc, sqlite3_value **argv
         sqlite3_result_text(context, hex, 32, SQLITE_TRANSIENT);
     else
         bls_fail(&call, context, status);
+    bitlm_model_free(model);
+    bls_end(&call);
+}
+
+/* ---- bitlm_memory ------------------------------------------------------------------- */
+
+static void fn_memory(sqlite3_context *context, int argc, sqlite3_value **argv)
+{
+    bitlm_model *model = NULL;
+    bls_call call;
+    char json[1000];
+    bitlm_status status;
+
+    if (argc > 0 && sqlite3_value_type(argv[0]) == SQLITE_NULL)
+        return;
+    status = bls_begin(&call, sqlite3_user_data(context), "bitlm_memory", argc > 0 ? argv[0] : NULL);
+    if (status == BITLM_OK)
+        status = bls_model(&call, "story", &model);
+    if (status == BITLM_OK)
+        status = bitlm_memory_json(model, &call.options, json, sizeof json, &call.error);
+    if (status == BITLM_OK) {
+        sqlite3_result_text(context, json, -1, SQLITE_TRANSIENT);
+        sqlite3_result_subtype(context, BLS_SUBTYPE_JSON);
+    } else {
+        bls_fail(&call, context, status);
+    }
     bitlm_model_free(model);
     bls_end(&call);
 }
@@ -520,6 +548,10 @@ int bls_register_models(bls_state *state)
                           fn_model_id);
     if (rc == SQLITE_OK)
         rc = bls_function(state, "bitlm_model_id", 1, 0, fn_model_id);
+    if (rc == SQLITE_OK)
+        rc = bls_function(state, "bitlm_memory", 0, SQLITE_INNOCUOUS | bls_result_subtype(), fn_memory);
+    if (rc == SQLITE_OK)
+        rc = bls_function(state, "bitlm_memory", 1, bls_result_subtype(), fn_memory);
     if (rc == SQLITE_OK)
         rc = bls_module(state, "bitlm_models", &models_module);
     return rc;

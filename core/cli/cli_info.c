@@ -19,6 +19,8 @@
 static const char usage[] =
     "usage: bitlm info [options] [FILE|story|embed]     (default: both built-in models)\n"
     "  --tensors             list every tensor\n"
+    "  --memory              bytes of the model and of a session, part by part\n"
+    "  --n-ctx N  --kv-type f16|f32|int8|int4  --rows N  --threads N   of that session\n"
     "  --verify              read everything: every weight finite, and the model_id\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n";
 
@@ -132,6 +134,36 @@ static void print_model(const bitlm_model *m, const bitlm_model_info *info) {
            m->kernels->name);
 }
 
+static int print_memory(bitlm_model *model, const bitlm_options *options) {
+    bitlm_memory_parts p = {.size = sizeof p};
+    bitlm_error error;
+    bl_cli_error_init(&error);
+    bitlm_status s = bitlm_memory(model, options, &p, &error);
+    if (s != BITLM_OK)
+        return bl_cli_error(s, &error);
+    const struct {
+        const char *name, *what;
+        uint64_t bytes;
+    } rows[] = {
+        {"layers", "matrices of the layers", p.layer_bytes},
+        {"  low-bit", "of these ternary or binary", p.low_bit_bytes},
+        {"embedding", p.head_bytes ? "of tokens" : "of tokens; the head as well, if there is one", p.embedding_bytes},
+        {"head", "an output matrix of its own", p.head_bytes},
+        {"norms", "norms, biases and scales", p.norm_bytes},
+        {"file", "all of it: mapped, shared by all who use it", p.file_bytes},
+        {"KV cache", "keys and values of a session", p.kv_bytes},
+        {"scratch", "activations, logits and sampler of a session", p.scratch_bytes},
+        {"total", "file, cache and scratch", p.total_bytes},
+        {"as float32", "the parameters, if they were", p.float_bytes},
+    };
+    char number[32];
+    printf("\n  memory with n_ctx %d (the cache holds %llu tokens)\n", p.n_ctx, (unsigned long long)p.kv_positions);
+    for (size_t i = 0; i < BL_COUNT(rows); i++)
+        printf("  %-10s %16s  %10.2f MiB  %s\n", rows[i].name, grouped(rows[i].bytes, number),
+               (double)rows[i].bytes / 1048576, rows[i].what);
+    return BL_CLI_OK;
+}
+
 /* Decodes every row; a weight that is not finite is named. */
 static int verify_tensors(const bl_gguf *gguf) {
     uint64_t n = bl_gguf_n_tensors(gguf), total = 0;
@@ -220,7 +252,7 @@ static int show_container(const bl_cli_line *line, const char *name, int tensors
     return shown;
 }
 
-static int show(const bl_cli_line *line, const char *name, int tensors, int verify) {
+static int show(const bl_cli_line *line, const char *name, int tensors, int verify, int memory) {
     bitlm_model *model = NULL;
     bitlm_error error;
     bitlm_host host;
@@ -247,7 +279,9 @@ static int show(const bl_cli_line *line, const char *name, int tensors, int veri
         status = verify_tensors(model->gguf);
     if (status == BL_CLI_OK && (verify || info.file_bytes <= ID_UNASKED))
         status = print_id(model);
-    if (status == BL_CLI_OK) {
+    if (status == BL_CLI_OK && memory) {
+        status = print_memory(model, &line->options);
+    } else if (status == BL_CLI_OK) {
         print_types(model->gguf);
         print_keys(model->gguf);
         if (tensors)
@@ -260,9 +294,10 @@ fail:
 }
 
 int bl_cli_info(int argc, char **argv, int first) {
-    int status, tensors = 0, verify = 0;
+    int status, tensors = 0, verify = 0, memory = 0;
     bl_cli_line line;
     const bl_cli_flag flags[] = {{"tensors", NULL, &tensors}, {"verify", NULL, &verify},
+                                 {"memory", NULL, &memory},
                                  {NULL, NULL, NULL}};
     status = bl_cli_parse(argc, argv, first, flags, &line);
     if (status != BL_CLI_OK)
@@ -272,18 +307,18 @@ int bl_cli_info(int argc, char **argv, int first) {
     } else if (line.n_arguments > 1) {
         status = bl_cli_usage("info takes one file, but got %d", line.n_arguments);
     } else if (line.n_arguments == 1) {
-        status = show(&line, line.arguments[0], tensors, verify);
+        status = show(&line, line.arguments[0], tensors, verify, memory);
     } else if (line.options.model.data) {
         /* the options' texts end at their length, not at a NUL */
         char *name = strndup(line.options.model.data, line.options.model.length);
-        status = name ? show(&line, name, tensors, verify)
+        status = name ? show(&line, name, tensors, verify, memory)
                       : bl_cli_fail("there is no memory for a file name");
         free(name);
     } else {
-        status = show(&line, "story", tensors, verify);
+        status = show(&line, "story", tensors, verify, memory);
         puts("");
         if (status == BL_CLI_OK)
-            status = show(&line, "embed", tensors, verify);
+            status = show(&line, "embed", tensors, verify, memory);
     }
     bl_cli_line_free(&line);
     return status;

@@ -108,4 +108,8 @@ bitlm_status bl_rows_step(bitlm_session *s);
 /* The row's next token is this one: uses up its logits, keeps the draft as far as it holds. */
 void bl_row_accept(const bitlm_session *s, bl_row *row, int32_t token);
 
+/* session.c: n_ctx, kv_positions, kv_bytes and scratch_bytes of a session that the options ask for. */
+bitlm_status bl_session_measure(const bitlm_model *model, const bitlm_options *options, bitlm_memory_parts *parts,
+                                bitlm_error *error);
+
 #endif

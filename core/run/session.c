@@ -31,6 +31,10 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
     }
 }
 
+static bitlm_status too_long(int64_t n_ctx, bitlm_error *error) {
+    return bl_error(error, BITLM_LIMIT, "a session of %lld tokens does not fit the address space", (long long)n_ctx);
+}
+
 static bitlm_status check_options(const bitlm_model *m, const bitlm_options *o, int64_t *n_ctx,
                                   bitlm_error *error) {
     *n_ctx = o->n_ctx ? o->n_ctx : BL_MIN(m->context_length, DEFAULT_N_CTX);
@@ -51,12 +55,62 @@ static bitlm_status check_options(const bitlm_model *m, const bitlm_options *o, 
     return BITLM_OK;
 }
 
+/* What a session is made for. */
+typedef struct session_plan {
+    int64_t n_ctx, max_batch, capacity;
+    int n_threads;
+} session_plan;
+
+static bitlm_status make_plan(const bitlm_model *model, const bitlm_options *options, session_plan *plan,
+                              bitlm_error *error) {
+    bitlm_status status = check_options(model, options, &plan->n_ctx, error);
+    if (status)
+        return status;
+    int64_t padded = (plan->n_ctx + 15) / 16 * 16;
+    plan->n_threads = options->threads ? options->threads : 1;
+    /* A text that is pooled goes through in one pass. */
+    plan->max_batch = model->pool == BL_POOL_NONE ? BL_MIN(padded, DECODER_BATCH) : BL_MAX(padded, ENCODER_BATCH);
+    plan->capacity = model->pool == BL_POOL_NONE ? padded : 2 * plan->max_batch;
+    if (model->causal) /* rows share what there is; many long texts are not worth gigabytes */
+        plan->capacity = BL_MAX(plan->capacity, BL_MIN(padded * BL_MAX(options->rows, 1), SHARED_POSITIONS));
+    return BITLM_OK;
+}
+
+bitlm_status bl_session_measure(const bitlm_model *model, const bitlm_options *options, bitlm_memory_parts *parts,
+                                bitlm_error *error) {
+    session_plan plan;
+    bl_arena arena = {0};
+    bitlm_status status = make_plan(model, options, &plan, error);
+    if (status)
+        return status;
+    bl_alloc alloc = bl_alloc_from_host(NULL);
+    bitlm_session *s = bl_calloc(&alloc, 1, sizeof *s);
+    if (!s)
+        return bl_error_nomem(error, sizeof *s, "the session");
+    s->model = (bitlm_model *)(uintptr_t)model;
+    s->n_ctx = plan.n_ctx;
+    lay_out(s, options, plan.max_batch, plan.capacity, plan.n_threads, &arena);
+    if (arena.overflow || arena.used > SIZE_MAX - 64) {
+        status = too_long(plan.n_ctx, error);
+    } else {
+        uint64_t width = (uint64_t)(model->n_kv_heads * model->head_dim), cells = (uint64_t)(plan.capacity * s->context.kv.n_layers);
+        parts->n_ctx = (int32_t)plan.n_ctx;
+        parts->kv_positions = (uint64_t)plan.capacity;
+        parts->kv_bytes = 2 * cells * width * (uint64_t)s->context.kv.bits / 8;
+        if (s->context.kv.bits <= 8)
+            parts->kv_bytes += 2 * cells * (uint64_t)model->n_kv_heads * sizeof(float);
+        parts->scratch_bytes = arena.used + 64 + sizeof *s - parts->kv_bytes;
+    }
+    bl_free(&alloc, s);
+    return status;
+}
+
 bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options, const bitlm_host *host,
                                 bitlm_session **session, bitlm_error *error) {
     bitlm_options defaults;
     bitlm_session *s = NULL;
     bl_arena arena = {0};
-    int64_t n_ctx;
+    session_plan plan;
     bl_error_clear(error);
     if (!model)
         return bl_error(error, BITLM_ARG, "bitlm_session_open needs a model");
@@ -64,10 +118,9 @@ bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options
         bitlm_options_init(&defaults);
         options = &defaults;
     }
-    bitlm_status status = check_options(model, options, &n_ctx, error);
+    bitlm_status status = make_plan(model, options, &plan, error);
     if (status)
         return status;
-    int n_threads = options->threads ? options->threads : 1;
     bl_alloc alloc = bl_alloc_from_host(host);
     s = bl_calloc(&alloc, 1, sizeof *s);
     if (!s)
@@ -77,20 +130,13 @@ bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options
         memcpy(&s->host, host, BL_MIN(host->size, sizeof s->host));
     s->model = model;
     bitlm_model_retain(model);
-    s->n_ctx = n_ctx;
-    int64_t padded = (n_ctx + 15) / 16 * 16;
-    /* A text that is pooled goes through in one pass. */
-    int64_t max_batch = model->pool == BL_POOL_NONE ? BL_MIN(padded, DECODER_BATCH) : BL_MAX(padded, ENCODER_BATCH);
-    int64_t capacity = model->pool == BL_POOL_NONE ? padded : 2 * max_batch;
-    if (model->causal) /* rows share what there is; many long texts are not worth gigabytes */
-        capacity = BL_MAX(capacity, BL_MIN(padded * BL_MAX(options->rows, 1), SHARED_POSITIONS));
-    status = bl_pool_create(&s->alloc, n_threads, &s->pool, error);
+    s->n_ctx = plan.n_ctx;
+    status = bl_pool_create(&s->alloc, plan.n_threads, &s->pool, error);
     if (status)
         goto fail;
-    lay_out(s, options, max_batch, capacity, n_threads, &arena);
+    lay_out(s, options, plan.max_batch, plan.capacity, plan.n_threads, &arena);
     if (arena.overflow || arena.used > SIZE_MAX - 64) {
-        status = bl_error(error, BITLM_LIMIT, "a session of %lld tokens does not fit the address space",
-                          (long long)n_ctx);
+        status = too_long(plan.n_ctx, error);
         goto fail;
     }
     size_t size = arena.used;
@@ -100,7 +146,7 @@ bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options
         goto fail;
     }
     arena = (bl_arena){.base = (uint8_t *)(((uintptr_t)s->memory + 63) & ~(uintptr_t)63), .size = size};
-    lay_out(s, options, max_batch, capacity, n_threads, &arena);
+    lay_out(s, options, plan.max_batch, plan.capacity, plan.n_threads, &arena);
     s->context.pool = s->pool;
     *session = s;
     return BITLM_OK;
