@@ -234,6 +234,22 @@ static PyObject *core_model_id(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 /* ---- tokens ------------------------------------------------------------------------------------- */
 
 /* tokenize(text: str, flags: int) -> list[int] */
+/* memory(options) -> str, a JSON object */
+static PyObject *core_memory(PyObject *object, PyObject *json) {
+    blpy_core *self = (blpy_core *)object;
+    blpy_state *state = state_of(object);
+    bitlm_options options;
+    bitlm_error error;
+    bitlm_status status;
+    char text[1000];
+    if (!blpy_core_open(self) || blpy_options(state, &options, self->options, json) < 0)
+        return NULL;
+    blpy_error_init(&error);
+    status = bitlm_memory_json(self->model, &options, text, sizeof text, &error);
+    bitlm_options_clear(&options);
+    return status ? blpy_raise(state, NULL, status, &error) : PyUnicode_FromString(text);
+}
+
 static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
@@ -693,6 +709,7 @@ static PyMethodDef core_methods[] = {
     {"close", core_close_method, METH_NOARGS, NULL},
     {"info", core_info, METH_NOARGS, NULL},
     {"model_id", core_model_id, METH_NOARGS, NULL},
+    {"memory", core_memory, METH_O, NULL},
     {"tokenize", core_tokenize, METH_VARARGS, NULL},
     {"detokenize", core_detokenize, METH_VARARGS, NULL},
     {"chunks", core_chunks, METH_VARARGS, NULL},

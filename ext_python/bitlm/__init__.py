@@ -28,7 +28,7 @@ from ._bitlm import (
     unpack,
 )
 from .index import Index, topk, topk_many
-from .model import Model, Piece, Stream
+from .model import Model, Piece, Stream, memory
 from .sqlite import load_sqlite, register, sqlite_path
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "dequantize",
     "hamming",
     "load_sqlite",
+    "memory",
     "pack",
     "quantize",
     "register",

@@ -170,6 +170,10 @@ class Model:
 
     # ---- tokens ----------------------------------------------------------------------------
 
+    def memory(self, **options: Any) -> dict[str, int]:
+        """Bytes of the model and of a session over it, part by part, as `bitlm.memory`."""
+        return json.loads(self._core("story").memory(_options(options)))
+
     def tokenize(self, text: str, *, special: bool = False, frame: bool = False) -> list[int]:
         """Ids of a text.  special: marks such as "<s>" in it are tokens, not text; frame: with what
         the model wants around a text (BOS, [CLS] … [SEP])."""
@@ -337,3 +341,11 @@ class Model:
         if len(scores) < 2:
             raise ValueError(f"the text has {len(scores)} tokens, but a perplexity needs 2")
         return math.exp(-math.fsum(scores) / (len(scores) - 1))
+
+
+def memory(model: str | None = None, **options: Any) -> dict[str, int]:
+    """What a model needs, before a session is opened: bytes by part (layers, embedding, head, norms, the file, KV
+    cache, scratch, total), as SQL's `bitlm_memory`.  model: a path or a built-in's name; options: n_ctx, kv_type, rows,
+    threads.  The file is mapped, and shared by all that use it; the cache and scratch are a session's own."""
+    with Model(model or "story") as m:
+        return m.memory(**options)

@@ -49,6 +49,13 @@ def test_help_and_version():
     assert ok("--version") == ok("version")
 
 
+def test_info_memory():
+    lines = ok("info", "story", "--memory", "--n-ctx", "256", "--kv-type", "int4").decode()
+    assert "n_ctx 256" in lines and f"{2 * 6 * 256 * (128 + 16):,}" in lines and "total" in lines
+    status, _, err = run("info", "story", "--memory", "--n-ctx", "9999")
+    assert status == 1 and "512 tokens" in err
+
+
 def test_no_command_shows_the_help_and_fails():
     status, out, err = run()
     assert status == 2 and out == b"" and "generate" in err

@@ -428,6 +428,70 @@ START_TEST(every_allocation_fails_once) {
 }
 END_TEST
 
+static void *sum_alloc(void *context, size_t size) {
+    *(size_t *)context += size;
+    return malloc(size);
+}
+
+static void sum_release(void *context, void *memory) {
+    (void)context;
+    free(memory);
+}
+
+/* What the planner says is what a session takes from its host, to 2 %, and the parts of a file are the file. */
+START_TEST(memory_is_planned) {
+    static const char *const names[] = {"story", "embed"};
+    static const char *const asked[] = {"{}", "{\"n_ctx\":64}", "{\"n_ctx\":500,\"kv_type\":\"int8\"}",
+                                        "{\"n_ctx\":256,\"kv_type\":\"int4\",\"rows\":8}",
+                                        "{\"n_ctx\":128,\"kv_type\":\"f32\",\"threads\":3}"};
+    for (size_t m = 0; m < 2; m++) {
+        bitlm_model *model = open_model(names[m], NULL);
+        for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+            size_t taken = 0;
+            bitlm_host host = {.size = sizeof host, .context = &taken, .alloc = sum_alloc, .release = sum_release};
+            bitlm_options options;
+            bitlm_session *session;
+            bitlm_memory_parts p = {.size = sizeof p};
+            bitlm_options_init(&options);
+            ck_assert_int_eq(bitlm_options_json(&options, asked[i], strlen(asked[i]), NULL), BITLM_OK);
+            ck_assert_int_eq(bitlm_memory(model, &options, &p, NULL), BITLM_OK);
+            ck_assert_int_eq(bitlm_session_open(model, &options, &host, &session, NULL), BITLM_OK);
+            double said = (double)(p.kv_bytes + p.scratch_bytes);
+            ck_assert_msg(fabs(said - (double)taken) < 0.02 * (double)taken, "%s %s: %.0f said, %zu taken", names[m],
+                          asked[i], said, taken);
+            ck_assert_uint_eq(p.total_bytes, p.file_bytes + p.kv_bytes + p.scratch_bytes);
+            uint64_t tensors = p.layer_bytes + p.embedding_bytes + p.head_bytes + p.norm_bytes;
+            ck_assert_msg(tensors <= p.file_bytes && tensors > p.file_bytes / 2, "%s: tensors", names[m]);
+            ck_assert_uint_eq(p.float_bytes, 4 * p.n_parameters);
+            bitlm_session_free(session);
+        }
+        bitlm_model_free(model);
+    }
+}
+END_TEST
+
+/* 6 layers, 4 KV heads of 64: two sides of 512 tokens, 2 bytes a value; int8 has a float a token and head too. */
+START_TEST(memory_of_the_cache) {
+    bitlm_model *model = open_model("story", NULL);
+    bitlm_memory_parts p = {.size = sizeof p};
+    bitlm_options options;
+    bitlm_error why = {.size = sizeof why};
+    char json[1000];
+    bitlm_options_init(&options);
+    ck_assert_int_eq(bitlm_memory(model, NULL, &p, NULL), BITLM_OK);
+    ck_assert_uint_eq(p.kv_bytes, 2 * 6 * 512 * 256 * 2);
+    options.kv_type = BITLM_KV_INT8;
+    ck_assert_int_eq(bitlm_memory(model, &options, &p, NULL), BITLM_OK);
+    ck_assert_uint_eq(p.kv_bytes, 2 * 6 * 512 * (256 + 4 * 4));
+    ck_assert_int_eq(bitlm_memory_json(model, &options, json, sizeof json, NULL), BITLM_OK);
+    ck_assert_ptr_nonnull(strstr(json, "\"kv_bytes\":1671168"));
+    ck_assert_int_eq(bitlm_memory_json(model, &options, json, 100, &why), BITLM_LIMIT);
+    options.n_ctx = 5000;
+    ck_assert_int_eq(bitlm_memory(model, &options, &p, &why), BITLM_LIMIT);
+    bitlm_model_free(model);
+}
+END_TEST
+
 START_TEST(steps_allocate_nothing) {
     host_state h = {0};
     bitlm_host host = host_of(&h, 1);
@@ -533,6 +597,8 @@ int main(void) {
     tcase_add_test(c, a_canceled_session_goes_on);
     tcase_add_test(c, every_allocation_fails_once);
     tcase_add_test(c, steps_allocate_nothing);
+    tcase_add_test(c, memory_is_planned);
+    tcase_add_test(c, memory_of_the_cache);
     tcase_add_test(c, models_are_shared);
     tcase_add_test(c, threads_share_a_model);
     tcase_add_test(c, codes);

@@ -398,3 +398,15 @@ def test_distances(model):
         bitlm.cosine(array.array("d", [1]), x)
     with pytest.raises(ValueError, match="different models"):
         bitlm.hamming(codes[:1], bitlm.Codes(codes[0], 48, "0" * 32))
+
+
+def test_memory():
+    parts = bitlm.memory(n_ctx=256, kv_type="int8")
+    assert parts["kv_bytes"] == 2 * 6 * 256 * (256 + 16) and parts["n_ctx"] == 256
+    with bitlm.Model("embed") as m:
+        assert m.memory() == bitlm.memory("embed")
+        assert m.memory()["low_bit_bytes"] > 0
+    with pytest.raises(ValueError, match="512"):
+        bitlm.memory("story", n_ctx=100000)
+    with pytest.raises(OSError):
+        bitlm.memory("/nowhere.gguf")

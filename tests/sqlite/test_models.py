@@ -1,6 +1,7 @@
 """Loading, replacing and unloading models, and what keeps them alive."""
 
 import gc
+import json
 import os
 import shutil
 import sqlite3
@@ -198,3 +199,16 @@ def test_a_replaced_file_does_not_disturb(tiny, tiny_path, tmp_path):
     want = generate(tiny)
     os.unlink(copy)
     assert generate(tiny, OPTIONS.replace("tiny", "copy")) == want
+
+
+def test_memory(tiny):
+    parts = json.loads(one(tiny, "SELECT bitlm_memory()"))
+    assert parts["kv_bytes"] == 2 * 6 * 512 * 256 * 2 and parts["n_ctx"] == 512
+    assert parts["total_bytes"] == parts["file_bytes"] + parts["kv_bytes"] + parts["scratch_bytes"]
+    named = one(tiny, "SELECT bitlm_memory('{\"model\":\"tiny\", \"n_ctx\":64}') ->> 'file_bytes'")
+    assert named == one(tiny, "SELECT bytes FROM bitlm_models WHERE name = 'tiny'")
+    assert one(tiny, "SELECT bitlm_memory(NULL)") is None
+    with pytest.raises(sqlite3.DataError, match="context has 512 tokens"):
+        one(tiny, "SELECT bitlm_memory('{\"n_ctx\":9999}')")
+    with pytest.raises(sqlite3.OperationalError, match="unknown option 'kv'"):
+        one(tiny, "SELECT bitlm_memory('{\"kv\":1}')")
