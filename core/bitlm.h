@@ -113,6 +113,8 @@ typedef struct bitlm_text {
 #define BITLM_LOAD_COPY 2
 #define BITLM_ORDER_MSB 0
 #define BITLM_ORDER_LSB 1
+#define BITLM_ROUND_NEAREST 0
+#define BITLM_ROUND_STOCHASTIC 1
 #define BITLM_ACT_AUTO 0
 #define BITLM_ACT_RELU2 1
 #define BITLM_ACT_SILU 2
@@ -140,6 +142,8 @@ typedef struct bitlm_options {
     int32_t timeout_ms;      /* 0: none */
     float threshold;         /* 0; finite; binarize: a bit is value > threshold, other calls ignore it */
     int32_t order;           /* BITLM_ORDER_*; json "msb", "lsb": which bit of a byte is the first; bitlm_binarize of SQL */
+    int32_t group;           /* 0: all; values that share a scale; bitlm_vector_quantize */
+    int32_t rounding;        /* BITLM_ROUND_*; json "nearest", "stochastic" (by seed); bitlm_vector_quantize */
     uint64_t seed;           /* 0; the same seed gives the same text */
     bitlm_text model;        /* {NULL,0}: the built-in of the call */
     bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
@@ -483,6 +487,38 @@ BITLM_API bitlm_status bitlm_pack(const char *scheme, size_t length, const int8_
 /* The trits of a ternary scheme; code 3 of some files is +2. */
 BITLM_API bitlm_status bitlm_unpack(const char *scheme, size_t length, const void *data, size_t data_bytes,
                                     size_t n_rows, size_t k, int8_t *trits, bitlm_error *error);
+
+/* ---- quantized vectors ----------------------------------------------------------------
+ * A list of numbers in one piece that knows its scheme, its length and its scales (docs/FORMATS.md), for columns of a database.
+ * Schemes, with the value that a code q stands for; a group of n values x has one scale s:
+ *   int8             s = max|x| / 127, q = round(x/s), s*q
+ *   int8_asymmetric  s = (max - min) / 255 over x and 0, z = round(-128 - min/s), q = round(x/s) + z, s*(q - z)
+ *   int4             s = (mean|x| + 1e-5) / sqrt 7, q = round(x/s) in -8 .. 7, s*q     (BitNet a4.8)
+ *   ternary          s = max(mean|x|, 1e-5), q = round(x/s) in -1 .. 1, s*q           (BitNet b1.58)
+ *   twn              t = 0.7 mean|x|, q = sign of x where |x| > t, s = mean|x| of those, s*q
+ *   binary           s = mean|x|, q = x > 0 ? 1 : -1, s*q
+ *   binary_mean      s = mean|x|, q = x > mean x ? 1 : -1, s*q                        (BitNet)
+ *   threshold        q = x > option threshold, 1 or 0
+ * and the tensor types of bitlm_quantize by name, which have groups of their own.  round: half to even.  Options: group,
+ * threshold, rounding and seed.  Stochastic rounding (int8, int8_asymmetric, int4: up with the probability of the
+ * fraction; ternary: to the sign with probability |x|/s; binary: to +1 with probability (x/s + 1)/2, s = max|x|) takes value
+ * i's random number from (seed, i) alone.  ARG: an unknown scheme, a value that is not finite, no values; a damaged vector. */
+
+/* Bytes of n values (1 .. 2^31-1). */
+BITLM_API bitlm_status bitlm_vector_bytes(const char *scheme, size_t length, size_t n, const bitlm_options *options,
+                                          size_t *bytes, bitlm_error *error);
+/* values (n) to out (out_bytes, those of bitlm_vector_bytes). */
+BITLM_API bitlm_status bitlm_vector_quantize(const char *scheme, size_t length, const float *values, size_t n,
+                                             const bitlm_options *options, void *out, size_t out_bytes,
+                                             bitlm_error *error);
+/* How many values a quantized vector has. */
+BITLM_API bitlm_status bitlm_vector_length(const void *data, size_t bytes, size_t *n, bitlm_error *error);
+BITLM_API bitlm_status bitlm_vector_dequantize(const void *data, size_t bytes, float *out, size_t n, bitlm_error *error);
+/* What was lost, as a JSON object: n, bytes, bits_per_value, mse, max_error, cosine, snr_db (null if nothing was), zeros (the
+ * share of values that became 0), entropy (bits of information in a code; null for a tensor type).  approximate (n): the
+ * dequantized values.  400 bytes are enough. */
+BITLM_API bitlm_status bitlm_vector_report(const float *values, const void *data, size_t bytes, const float *approximate,
+                                           size_t n, char *json, size_t capacity, bitlm_error *error);
 
 /* ---- conversion of models (docs/CONVERT.md) ---------------------------------------------- */
 

@@ -97,6 +97,10 @@ void bls_end(bls_call *call);
 bitlm_status bls_error(bls_call *call, bitlm_status status, const char *format, ...);
 /* A text argument, valid as long as value: numbers as SQL writes them, a BLOB is ARG. */
 bitlm_status bls_text(bls_call *call, sqlite3_value *value, const char *what, bitlm_text *text);
+/* A BLOB argument (sqlite_codes.c); "" if it has no bytes. */
+bitlm_status bls_blob(bls_call *call, sqlite3_value *value, const char *what, const void **data, size_t *length);
+/* The same bytes where a float may stand: SQLite aligns no BLOB.  *copy is the caller's to sqlite3_free. */
+bitlm_status bls_floats(bls_call *call, const void *data, size_t length, const float **values, void **copy);
 /* An integer argument of [least, most]; 2.0 and '2' are integers as in a column of
  * INTEGER affinity, 2.5 and 'two' are not. */
 bitlm_status bls_integer(bls_call *call, sqlite3_value *value, const char *what, int64_t least,
@@ -135,6 +139,7 @@ void bls_sweep(bls_state *state);
 
 int bls_register_text(bls_state *state);   /* sqlite_text.c */
 int bls_register_codes(bls_state *state);  /* sqlite_codes.c */
+int bls_register_quantize(bls_state *state); /* sqlite_quantize.c */
 int bls_register_models(bls_state *state); /* sqlite_models.c */
 int bls_register_stream(bls_state *state); /* sqlite_stream.c */
 int bls_register_each(bls_state *state);   /* sqlite_each.c */

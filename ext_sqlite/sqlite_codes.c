@@ -20,7 +20,7 @@
 
 #include <string.h>
 
-static bitlm_status blob(bls_call *call, sqlite3_value *value, const char *what, const void **data,
+bitlm_status bls_blob(bls_call *call, sqlite3_value *value, const char *what, const void **data,
                          size_t *length)
 {
     if (sqlite3_value_type(value) != SQLITE_BLOB)
@@ -42,8 +42,8 @@ static bitlm_status pair(bls_call *call, sqlite3_value **argv, const void *data[
     size_t lengths[2];
     bitlm_status status;
 
-    if ((status = blob(call, argv[0], "the first argument", &data[0], &lengths[0])) ||
-        (status = blob(call, argv[1], "the second argument", &data[1], &lengths[1])))
+    if ((status = bls_blob(call, argv[0], "the first argument", &data[0], &lengths[0])) ||
+        (status = bls_blob(call, argv[1], "the second argument", &data[1], &lengths[1])))
         return status;
     if (lengths[0] != lengths[1])
         return bls_error(call, BITLM_ARG,
@@ -53,9 +53,7 @@ static bitlm_status pair(bls_call *call, sqlite3_value **argv, const void *data[
     return BITLM_OK;
 }
 
-/* The same bytes where a float may stand: SQLite aligns no BLOB.  *copy is the
- * caller's to free. */
-static bitlm_status floats(bls_call *call, const void *data, size_t length, const float **values,
+bitlm_status bls_floats(bls_call *call, const void *data, size_t length, const float **values,
                            void **copy)
 {
     if (length % sizeof(float) != 0)
@@ -145,8 +143,8 @@ static void fn_cosine(sqlite3_context *context, int argc, sqlite3_value **argv)
         return;
     bls_begin(&call, sqlite3_user_data(context), "bitlm_cosine", NULL);
     if ((status = pair(&call, argv, data, &length)) ||
-        (status = floats(&call, data[0], length, &a, &copies[0])) ||
-        (status = floats(&call, data[1], length, &b, &copies[1])))
+        (status = bls_floats(&call, data[0], length, &a, &copies[0])) ||
+        (status = bls_floats(&call, data[1], length, &b, &copies[1])))
         bls_fail(&call, context, status);
     else
         sqlite3_result_double(context, bitlm_cosine(a, b, length / sizeof(float)));
@@ -169,8 +167,8 @@ static void fn_binarize(sqlite3_context *context, int argc, sqlite3_value **argv
         return;
     status = bls_begin(&call, sqlite3_user_data(context), "bitlm_binarize",
                        argc > 1 ? argv[1] : NULL);
-    if (status || (status = blob(&call, argv[0], "the vector", &data, &length)) ||
-        (status = floats(&call, data, length, &values, &copy)))
+    if (status || (status = bls_blob(&call, argv[0], "the vector", &data, &length)) ||
+        (status = bls_floats(&call, data, length, &values, &copy)))
         goto end;
     bytes = (length / sizeof(float) + 7) / 8;
     if (bytes == 0) {
@@ -204,7 +202,7 @@ static void fn_reverse_bits(sqlite3_context *context, int argc, sqlite3_value **
     if (any_null(argc, argv))
         return;
     bls_begin(&call, sqlite3_user_data(context), "bitlm_reverse_bits", NULL);
-    status = blob(&call, argv[0], "the code", &data, &length);
+    status = bls_blob(&call, argv[0], "the code", &data, &length);
     if (status) {
         bls_fail(&call, context, status);
     } else if (length == 0) {

@@ -28,7 +28,7 @@
  * that this connection loaded and is neither.  bitlm_load and bitlm_unload are
  * DIRECTONLY.
  *
- * The functions: sqlite_text.c, sqlite_codes.c, sqlite_models.c; the tables:
+ * The functions: sqlite_text.c, sqlite_codes.c, sqlite_quantize.c, sqlite_models.c; the tables:
  * sqlite_stream.c, sqlite_each.c, sqlite_embed_each.c, sqlite_chunk.c, sqlite_models.c,
  * sqlite_index.c, sqlite_search.c; the connection's state and the way in and out of the core: sqlite_state.c. */
 #define BLS_MAIN
@@ -57,7 +57,7 @@ int bls_module(bls_state *state, const char *name, const sqlite3_module *module)
 static int init(sqlite3 *db, char **message, int noload)
 {
     static int (*const parts[])(bls_state *) = {
-        bls_register_text,   bls_register_codes, bls_register_models,
+        bls_register_text,   bls_register_codes, bls_register_models, bls_register_quantize,
         bls_register_stream, bls_register_chunk, bls_register_index,
         bls_register_each,   bls_register_embed_each, bls_register_search,
     };

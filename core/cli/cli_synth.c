@@ -11,7 +11,8 @@
 static const char usage[] =
     "usage: bitlm synth [options] FILE\n"
     "  --shape SHAPE          tiny, 100m, 700m, bitnet-2b4t, 7b or moe-tiny (default: tiny)\n"
-    "  --type TYPE            of the layers: i2_s, tq1_0, tq2_0, q1_0, q8_0, f16, bf16, f32\n"
+    "  --type TYPE            of the layers: i2_s, tq1_0, tq2_0, q1_0, q2_0, q4_0, q4_1, q4_k,\n"
+    "                         q6_k, q8_0, f16, bf16, f32\n"
     "                         (default: i2_s; tq2_0 for moe-tiny)\n"
     "  --embedding-type TYPE  of the embedding, which is also the head (default: f16)\n"
     "  --seed N               equal seeds give equal files (default: 0)\n"

@@ -50,6 +50,8 @@ static const option_row table[] = {
     {"load", OPT_CHOICE, AT(load), BITLM_LOAD_AUTO, 0, 0, 0, "auto|mmap|copy"},
     {"threshold", OPT_FLOAT, AT(threshold), 0, -3e38, 3e38, 0, NULL},
     {"order", OPT_CHOICE, AT(order), BITLM_ORDER_MSB, 0, 0, 0, "msb|lsb"},
+    {"group", OPT_INT, AT(group), 0, 0, 2147483647, 0, NULL},
+    {"rounding", OPT_CHOICE, AT(rounding), BITLM_ROUND_NEAREST, 0, 0, 0, "nearest|stochastic"},
     {"chat_template", OPT_CHOICE, AT(chat_template), 0, 0, 0, 0,
      "auto|llama3|chatml|bitnet-2b4t|phi3|falcon3|zephyr|llama2"},
     {"hidden_act", OPT_CHOICE, AT(hidden_act), BITLM_ACT_AUTO, 0, 0, 0, "auto|relu2|silu"},
