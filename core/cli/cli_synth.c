@@ -22,8 +22,8 @@ static int find_type(const char *flag, const char *name, int32_t *type) {
     const bl_tensor_type *found = bl_tensor_type_named(name, strlen(name));
     char shown[60];
     if (!found)
-        return bl_cli_usage("--%s is %s, which is no tensor type; i2_s, tq1_0, tq2_0, q1_0, q8_0, f16, "
-                            "bf16 and f32 are written", flag,
+        return bl_cli_usage("--%s is %s, which is no tensor type; i2_s, tq1_0, tq2_0, q1_0, q2_0, q4_0, q4_1, "
+                            "q4_k, q6_k, q8_0, f16, bf16 and f32 are written", flag,
                             bl_show(shown, sizeof shown, name, strlen(name)));
     *type = found->id;
     return BL_CLI_OK;
