@@ -48,9 +48,14 @@ class Cluster:
         return result.stdout
 
     def start(self):
-        # Not through a pipe: the server would hold it open.
-        subprocess.run([*self.prefix, f"{bindir()}/pg_ctl", "-D", self.data, "-l", self.log, "-w", "start"], cwd=self.dir,
-                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Not through a pipe: the server would hold it open.  What was killed may still be ending.
+        for attempt in range(20):
+            done = subprocess.run([*self.prefix, f"{bindir()}/pg_ctl", "-D", self.data, "-l", self.log, "-w", "start"], cwd=self.dir,
+                                  check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if done.returncode == 0:
+                return
+            time.sleep(0.1 * (attempt + 1))
+        raise AssertionError(self.log.read_text()[-3000:])
 
     def stop(self, mode="fast"):
         self.run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
