@@ -136,8 +136,8 @@ def test_dump_and_restore(cluster):
     db = cluster.connect()
     db.rows("CREATE EXTENSION bitlm; " + TABLE + "; " + fill(1, 2000))
     db.rows("CREATE TABLE notes(body text, code bit(384) GENERATED ALWAYS AS (bitlm_embed(body)) STORED);"
-            "CREATE INDEX ON notes USING bitlm (code); INSERT INTO notes SELECT 'note ' || g FROM generate_series(1, 40) g;"
-            "CREATE DATABASE again")
+            "CREATE INDEX ON notes USING bitlm (code); INSERT INTO notes SELECT 'note ' || g FROM generate_series(1, 40) g")
+    db.rows("CREATE DATABASE again")
     dump = subprocess.run([f"{bindir()}/pg_dump", "-h", cluster.dir, "-U", "bitlm", "postgres"], check=True, capture_output=True)
     assert b"CREATE INDEX points_code ON public.points USING bitlm (code, part)" in dump.stdout
     subprocess.run([f"{bindir()}/psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", cluster.dir, "-U", "bitlm", "again"], check=True,
