@@ -503,6 +503,7 @@ static int load(bls_store *store, size_t block, int fresh, bls_image **result)
     entry *e = &store->entries[block];
     const char *what;
     bls_image *image;
+    sqlite3_blob *blob;
     char *table;
     int rc, length;
 
@@ -517,22 +518,27 @@ static int load(bls_store *store, size_t block, int fresh, bls_image **result)
         }
         bls_image_release(image);
     }
-    if (store->blob) {
-        rc = sqlite3_blob_reopen(store->blob, e->stored);
+    /* Without memory SQLite may roll back in the midst of this, and then bls_store_rollback must find no
+     * blob to close: the one in use is not the store's meanwhile. */
+    blob = store->blob;
+    store->blob = NULL;
+    if (blob) {
+        rc = sqlite3_blob_reopen(blob, e->stored);
     } else {
         table = sqlite3_mprintf("%s_blocks", store->name);
         if (!table)
             return SQLITE_NOMEM;
-        rc = sqlite3_blob_open(store->db, store->schema, table, "data", e->stored, 0, &store->blob);
+        rc = sqlite3_blob_open(store->db, store->schema, table, "data", e->stored, 0, &blob);
         sqlite3_free(table);
     }
     if (rc != SQLITE_OK) {
-        close_blob(store);
+        sqlite3_blob_close(blob);
         if (rc == SQLITE_ERROR)
             return corrupt(store, e->stored, "its data is missing");
         return rc;
     }
-    length = sqlite3_blob_bytes(store->blob);
+    store->blob = blob;
+    length = sqlite3_blob_bytes(blob);
     if (length < BLS_IMAGE_HEADER || (uint32_t)length > BLS_IMAGE_MOST_BYTES)
         return corrupt(store, e->stored, "its length is impossible");
     image = bls_image_new((size_t)length, store->shape.n_columns);
@@ -1005,8 +1011,8 @@ int bls_store_flush(bls_store *store)
         rc = new_stamp(store);
     if (rc != SQLITE_OK) {
         /* Every draft is still there and dirty, so another flush may follow; what was
-         * written is what the drafts say. */
-        store->keep = 1;
+         * written is what the drafts say.  Unless SQLite has rolled back meanwhile: then there are none. */
+        store->keep = store->n_dirty > 0;
         return rc;
     }
     store->keep = 0;
