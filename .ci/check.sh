@@ -19,7 +19,7 @@ fi
 for name in $(c_tests); do
     step "$name" timeout 300 build/meson/tests/"$name"
 done
-for mask in ref avx2; do
+for mask in ref avx2 avx512; do
     for name in $masked; do
         BITLM_CPU=$mask step "$name, BITLM_CPU=$mask" timeout 300 build/meson/tests/"$name"
     done

@@ -5,7 +5,7 @@
 extern const bl_kernels bl_kernels_avx2;
 
 /* A column of stores 16 floats apart has nothing for vectors to do. */
-static void store_k_f32(const float *k, int64_t dim, int64_t pos, float *head_tiles) {
+void bl_store_k_f32_avx2(const float *k, int64_t dim, int64_t pos, float *head_tiles) {
     float *out = head_tiles + pos / 16 * 16 * dim + pos % 16;
     for (int64_t d = 0; d < dim; d++) {
         out[d * 16] = k[d];
@@ -26,7 +26,7 @@ const bl_kernels bl_kernels_avx2 = {
     .softmax = bl_softmax_avx2,
     .exp_sum = bl_exp_sum_avx2,
     .store_k_f16 = bl_store_k_f16_avx2,
-    .store_k_f32 = store_k_f32,
+    .store_k_f32 = bl_store_k_f32_avx2,
     .store_v_f16 = bl_store_v_f16_avx2,
     .scores_f16 = bl_scores_f16_avx2,
     .scores_f32 = bl_scores_f32_avx2,

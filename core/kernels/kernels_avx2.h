@@ -74,6 +74,7 @@ int64_t bl_hamming_below_avx2(const uint8_t *query, const uint8_t *codes, int64_
 float bl_dot_f32_avx2(const float *a, const float *b, int64_t n);
 
 /* attention_avx2.c */
+void bl_store_k_f32_avx2(const float *k, int64_t dim, int64_t pos, float *head_tiles);
 void bl_store_k_f16_avx2(const float *k, int64_t dim, int64_t pos, uint16_t *head_tiles);
 void bl_store_v_f16_avx2(const float *v, int64_t dim, uint16_t *out);
 void bl_scores_f16_avx2(const float *q, int64_t ldq, int n_q, const uint16_t *tiles, int64_t n_tiles,
