@@ -5,4 +5,21 @@
 
 #include "kernels/kernels_avx2.h"
 
+/* attention_avx512.c */
+void bl_scores_f16_avx512(const float *q, int64_t ldq, int n_q, const uint16_t *tiles, int64_t n_tiles,
+                          int64_t dim, float scale, float *scores, int64_t ld);
+void bl_scores_f32_avx512(const float *q, int64_t ldq, int n_q, const float *tiles, int64_t n_tiles,
+                          int64_t dim, float scale, float *scores, int64_t ld);
+void bl_mix_f16_avx512(const float *prob, int64_t ld, int n_q, const uint16_t *v, int64_t v_stride,
+                       int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+void bl_mix_f32_avx512(const float *prob, int64_t ld, int n_q, const float *v, int64_t v_stride,
+                       int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+
+/* attention_int_avx512.c */
+void bl_scores_int_avx512(int bits, const int8_t *q, int64_t ldq, const float *qd, int n_q, const uint8_t *tiles,
+                          const float *kd, int64_t n_tiles, int64_t dim, float scale, float *scores, int64_t ld);
+void bl_quant_probs_avx512(const float *p, const float *vd, int64_t n_pos, uint8_t *pq, float *cd);
+void bl_mix_int_avx512(int bits, const uint8_t *pq, int64_t ldp, const float *cd, int64_t ldc, int n_q,
+                       const uint8_t *v, int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+
 #endif

@@ -140,6 +140,43 @@ static void mix_i8(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->mix_int(8, (const uint8_t *)fb, 512, fa, 8, 4, cold, 512, 128, fc, 128);
 }
+static void scores_f16_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_f16(fa, 128, 8, (const uint16_t *)(const void *)cold, 32, 128, 0.1f, fc, 512);
+}
+static void mix_f16_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_f16(fa, 512, 8, (const uint16_t *)(const void *)cold, 128, 512, 128, fc, 128);
+}
+static void scores_i8_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_int(8, xq, 128, fa, 8, cold, fb, 32, 128, 0.1f, fc, 512);
+}
+static void mix_i8_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_int(8, (const uint8_t *)fb, 512, fa, 8, 8, cold, 512, 128, fc, 128);
+}
+static void scores_i4_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_int(4, xq, 128, fa, 8, cold, fb, 32, 128, 0.1f, fc, 512);
+}
+static void mix_i4_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_int(4, (const uint8_t *)fb, 512, fa, 8, 8, cold, 512, 128, fc, 128);
+}
+/* A head of a long text, one query: K and V from memory. */
+static void scores_f16_cold(const bl_kernels *k, int64_t turn) {
+    k->scores_f16(fa, 128, 1, (const uint16_t *)(const void *)walk(turn, 4096 * 256), 256, 128, 0.1f, fc, 4096);
+}
+static void mix_f16_cold(const bl_kernels *k, int64_t turn) {
+    k->mix_f16(fa, 4096, 1, (const uint16_t *)(const void *)walk(turn, 4096 * 256), 128, 4096, 128, fc, 128);
+}
+static void scores_i8_cold(const bl_kernels *k, int64_t turn) {
+    k->scores_int(8, xq, 128, fa, 4, walk(turn, 4096 * 128), fb, 256, 128, 0.1f, fc, 4096);
+}
+static void mix_i8_cold(const bl_kernels *k, int64_t turn) {
+    k->mix_int(8, (const uint8_t *)fb, 4096, fa, 64, 4, walk(turn, 4096 * 128), 4096, 128, fc, 128);
+}
 static void quant_probs(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->quant_probs(fa, fb, 512, (uint8_t *)scratch, fc);
@@ -212,6 +249,16 @@ static const measure measures[] = {
     {"mix_f16", mix_f16, 2.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"scores_int, int8", scores_i8, 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"mix_int, int8", mix_i8, 512 * 128, 2.0 * 4 * 512 * 128, 0},
+    {"scores_f16, 8 queries", scores_f16_8, 2.0 * 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"mix_f16, 8 queries", mix_f16_8, 2.0 * 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"scores_int, int8, 8 queries", scores_i8_8, 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"mix_int, int8, 8 queries", mix_i8_8, 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"scores_int, int4, 8 queries", scores_i4_8, 512 * 64, 2.0 * 8 * 512 * 128, 0},
+    {"mix_int, int4, 8 queries", mix_i4_8, 512 * 64, 2.0 * 8 * 512 * 128, 0},
+    {"scores_f16, 1 query, cold", scores_f16_cold, 2.0 * 4096 * 128, 2.0 * 4096 * 128, 1},
+    {"mix_f16, 1 query, cold", mix_f16_cold, 2.0 * 4096 * 128, 2.0 * 4096 * 128, 1},
+    {"scores_int, int8, cold", scores_i8_cold, 4096 * 128, 2.0 * 4 * 4096 * 128, 1},
+    {"mix_int, int8, cold", mix_i8_cold, 4096 * 128, 2.0 * 4 * 4096 * 128, 1},
     {"quant_probs", quant_probs, 8.0 * 512, 0, 0},
     {"mix_f32", mix_f32, 4.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"dot_f32", dot_f32, 4.0 * HEAD * 2, 2.0 * HEAD, 0},
