@@ -29,8 +29,8 @@ const bl_kernels bl_kernels_avx512 = {
     .mix_int = bl_mix_int_avx512,
     .ternary_i8 = bl_ternary_i8_avx2,
     .group_i8 = bl_group_i8_avx2,
-    .float_rows = bl_float_rows_avx2,
-    .hamming = bl_hamming_avx2,
-    .hamming_below = bl_hamming_below_avx2,
+    .float_rows = bl_float_rows_avx512,
+    .hamming = bl_hamming_avx512,
+    .hamming_below = bl_hamming_below_avx512,
     .dot_f32 = bl_dot_f32_avx2,
 };
