@@ -1,8 +1,52 @@
-/* kernels_avx512.h - what the AVX-512 files share: F, BW, VL, DQ, VNNI and VPOPCNTDQ may be used.
+/* kernels_avx512.h - what the AVX-512 files share: F, BW, VL, DQ, VNNI, VBMI and VPOPCNTDQ may be used.
  * Included by the *_avx512.c files only. */
 #ifndef BL_KERNELS_AVX512_H
 #define BL_KERNELS_AVX512_H
 
 #include "kernels/kernels_avx2.h"
+
+/* acc + products of unsigned u and signed s, by fours.  gcc 12 copies the sums of the intrinsic from register to
+ * register, around each loop, and spills them; "+v" leaves them where they are. */
+INLINE __m512i dp(__m512i acc, __m512i u, __m512i s) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+    return acc;
+}
+
+/* Rows of 16 dwords become columns. */
+INLINE void transpose16(__m512i *v) {
+    __m512i a[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        a[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    /* v[4*i + c]: in each quarter q, column 4q + c of rows 4i .. 4i+3 */
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        v[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        v[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        v[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        v[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        a[c] = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x44);      /* quarters 0, 1 of rows 0..7 */
+        a[4 + c] = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0x44);
+        a[8 + c] = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xee);  /* quarters 2, 3 */
+        a[12 + c] = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        v[c] = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88);
+        v[4 + c] = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+        v[8 + c] = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+        v[12 + c] = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+    }
+}
+
+/* ternary_avx512.c, group_avx512.c */
+void bl_ternary_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                          int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y, int64_t ldy,
+                          void *scratch);
 
 #endif
