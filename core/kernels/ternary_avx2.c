@@ -70,7 +70,7 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
 #pragma GCC unroll 10
             for (int i = 0; i < 10; i++) {
                 if (i % 2 == 0) {
-                    _mm_prefetch((const char *)row + vector_at(tq2, b + i) + AHEAD, _MM_HINT_T1);
+                    _mm_prefetch((const char *)row + (b + i) * 32 + AHEAD, _MM_HINT_T1);
                 }
                 packed_step(tq2, row, x, b + i, &sum1, i < 5 ? &first : &second);
             }
@@ -78,6 +78,9 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
             acc = _mm256_add_epi32(acc, _mm256_madd_epi16(second, one));
         }
         acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum1, four));
+    }
+    for (int64_t at = b * 32; at < vector_at(tq2, n); at += 64) { /* a line not asked for costs as much as forty */
+        _mm_prefetch((const char *)row + at + AHEAD, _MM_HINT_T1);
     }
     while (b < n) {
         int64_t end = BL_MIN(b + 5, n);

@@ -139,6 +139,18 @@ INLINE __m128i sum4(__m512i a, __m512i b, __m512i c, __m512i d) {
  * under way cap the rate at a third of what memory gives.  The hardware's own prefetch stops at each page's end. */
 #define AHEAD 8192
 
+/* Each line must be asked for: one that is not stalls for as long as forty that are. */
+INLINE void ask_ahead(int32_t type, const uint8_t *row, int64_t i) {
+    _mm_prefetch((const char *)row + i * BL_MIN(vector_bytes(type), 64) + AHEAD, _MM_HINT_T1);
+}
+
+/* What ask_ahead left out of a row of n packed vectors. */
+INLINE void ask_rest(const uint8_t *row, int64_t n, int64_t row_bytes) {
+    for (int64_t at = n * 64; at < row_bytes; at += 64) {
+        _mm_prefetch((const char *)row + at + AHEAD, _MM_HINT_T1);
+    }
+}
+
 /* Goes on with a row's sums over packed vector i. */
 INLINE void one_step(int32_t type, const tables *t, const uint8_t *row, int64_t i, __mmask64 some, const __m512i *x,
                      __m512i *acc) {
@@ -180,7 +192,7 @@ INLINE void one_block(int32_t type, const tables *t, const uint8_t *const *row, 
         }
 #pragma GCC unroll 2
         for (int r = 0; r < 2; r++) {
-            _mm_prefetch((const char *)row[r] + i * vector_bytes(type) + AHEAD, _MM_HINT_T1);
+            ask_ahead(type, row[r], i);
             one_step(type, t, row[r], i, bytes_of(type), x, acc[r]);
         }
     }
@@ -196,6 +208,7 @@ INLINE void one_block(int32_t type, const tables *t, const uint8_t *const *row, 
     }
 #pragma GCC unroll 2
     for (int r = 0; r < 2; r++) {
+        ask_rest(row[r], n, k / 128 * (vector_bytes(type) / 2));
         sums[r] = one_scale(acc[r]);
     }
 }
@@ -274,12 +287,16 @@ INLINE void few_tokens(int32_t type, int rows, int n_tok, const uint8_t *w, int6
         for (int64_t i = 0; i < n; i++) {
 #pragma GCC unroll 4
             for (int j = 0; j < rows; j++) {
-                _mm_prefetch((const char *)row[j] + i * vector_bytes(type) + AHEAD, _MM_HINT_T1);
+                ask_ahead(type, row[j], i);
             }
             few_step(type, rows, n_tok, &t, row, i, bytes_of(type), xp, ldxp, acc);
         }
         if (type == BL_TYPE_I2_S && k % 256 != 0) {
             few_step(type, rows, n_tok, &t, row, n, 0xffffffff, xp, ldxp, acc);
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < rows; j++) {
+            ask_rest(row[j], n, row_bytes);
         }
         __mmask8 there = (__mmask8)((1 << BL_MIN(r1 - r, rows)) - 1);
 #pragma GCC unroll 8
