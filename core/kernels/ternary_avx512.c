@@ -99,8 +99,8 @@ INLINE void load_tables(int32_t type, tables *t) {
 }
 
 INLINE __m512i look_up(const __m512i *table, __m512i q, __mmask64 high) {
-    __m512i low = _mm512_permutex2var_epi8(table[0], q, table[1]);
-    return _mm512_mask_mov_epi8(low, high, _mm512_permutex2var_epi8(table[2], q, table[3]));
+    q = _mm512_mask2_permutex2var_epi8(table[0], q, _knot_mask64(high), table[1]);
+    return _mm512_mask2_permutex2var_epi8(table[2], q, high, table[3]);
 }
 
 /* Packed vector i of a row, as four planes, and the fifth; `some`: the bytes that are there. */
