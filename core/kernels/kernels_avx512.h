@@ -12,6 +12,29 @@ INLINE __m512i dp(__m512i acc, __m512i u, __m512i s) {
     return acc;
 }
 
+/* Trits of each byte of TQ1_0: four of them in two bits each, the first lowest, and the fifth alone. */
+extern const uint8_t bl_trits_of_byte_avx512[2][256];
+
+/* The two tables in registers. */
+typedef struct trit_tables {
+    __m512i four[4], fifth[4];
+} trit_tables;
+
+INLINE void load_trit_tables(trit_tables *t) {
+    for (int i = 0; i < 4; i++) {
+        t->four[i] = _mm512_load_si512(bl_trits_of_byte_avx512[0] + i * 64);
+        t->fifth[i] = _mm512_load_si512(bl_trits_of_byte_avx512[1] + i * 64);
+    }
+}
+
+INLINE __m512i look_up_trits(const trit_tables *t, __m512i q, __m512i *fifth) {
+    const __mmask64 high = _mm512_movepi8_mask(q), low = _knot_mask64(high);
+    __m512i f = _mm512_mask2_permutex2var_epi8(t->fifth[0], q, low, t->fifth[1]);
+    q = _mm512_mask2_permutex2var_epi8(t->four[0], q, low, t->four[1]);
+    *fifth = _mm512_mask2_permutex2var_epi8(t->fifth[2], f, high, t->fifth[3]);
+    return _mm512_mask2_permutex2var_epi8(t->four[2], q, high, t->four[3]);
+}
+
 /* Rows of 16 dwords become columns. */
 INLINE void transpose16(__m512i *v) {
     __m512i a[16];
@@ -48,5 +71,8 @@ INLINE void transpose16(__m512i *v) {
 void bl_ternary_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                           int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y, int64_t ldy,
                           void *scratch);
+void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                        int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
+                        int64_t ldy, void *scratch);
 
 #endif

@@ -9,7 +9,7 @@
  *     TQ2_0           g=3   g=2   g=1   g=0     half = byte/32
  *
  * A block of TQ1_0 has 52 bytes of five or four trits; two lookups in tables of 256 turn a byte into the same
- * four planes and a fifth one (tables_tq1).
+ * four planes and a fifth one (bl_trits_of_byte_avx512).
  *
  * One token (decode): memory is the limit, so the packed bytes are used where they lie.  Planes stay in their
  * bits, code * 4^p, and have sums of their own, which are shifted at the end: exact, as each is a multiple of
@@ -68,8 +68,7 @@ static void permute(int32_t type, const int8_t *x, int64_t k, int8_t *out) {
 
 /* ---- packed vectors ---------------------------------------------------------------------------- */
 
-/* Trits of each byte: four of them in two bits each, the first lowest, and the fifth alone. */
-static const uint8_t trits_of_byte[2][256] BL_ALIGNED(64) = {
+const uint8_t bl_trits_of_byte_avx512[2][256] BL_ALIGNED(64) = {
 #define DIGIT(q, power) ((((q) * (power) & 255) * 3) >> 8)
 #define FOUR(q) DIGIT(q, 1) | DIGIT(q, 3) << 2 | DIGIT(q, 9) << 4 | DIGIT(q, 27) << 6
 #define FIFTH(q) DIGIT(q, 81)
@@ -86,25 +85,8 @@ static const uint8_t trits_of_byte[2][256] BL_ALIGNED(64) = {
 #undef ROW64
 };
 
-/* The two tables in registers; unused but for TQ1_0. */
-typedef struct tables {
-    __m512i four[4], fifth[4];
-} tables;
-
-INLINE void load_tables(int32_t type, tables *t) {
-    for (int i = 0; i < 4 && type == BL_TYPE_TQ1_0; i++) {
-        t->four[i] = _mm512_load_si512(trits_of_byte[0] + i * 64);
-        t->fifth[i] = _mm512_load_si512(trits_of_byte[1] + i * 64);
-    }
-}
-
-INLINE __m512i look_up(const __m512i *table, __m512i q, __mmask64 high) {
-    q = _mm512_mask2_permutex2var_epi8(table[0], q, _knot_mask64(high), table[1]);
-    return _mm512_mask2_permutex2var_epi8(table[2], q, high, table[3]);
-}
-
 /* Packed vector i of a row, as four planes, and the fifth; `some`: the bytes that are there. */
-INLINE __m512i packed_at(int32_t type, const tables *t, const uint8_t *row, int64_t i, __mmask64 some,
+INLINE __m512i packed_at(int32_t type, const trit_tables *t, const uint8_t *row, int64_t i, __mmask64 some,
                          __m512i *fifth) {
     if (type == BL_TYPE_I2_S) {
         return some == ~(__mmask64)0 ? _mm512_loadu_si512(row + i * 64) : _mm512_maskz_loadu_epi8(some, row + i * 64);
@@ -113,9 +95,7 @@ INLINE __m512i packed_at(int32_t type, const tables *t, const uint8_t *row, int6
         return _mm512_loadu_si512(row + i * 66);
     }
     __m512i q = _mm512_maskz_loadu_epi8(some, row + i * 54);
-    __mmask64 high = _mm512_movepi8_mask(q);
-    *fifth = look_up(t->fifth, q, high);
-    return look_up(t->four, q, high);
+    return look_up_trits(t, q, fifth);
 }
 
 #define ALL_BYTES (~(__mmask64)0)
@@ -152,7 +132,7 @@ INLINE void ask_rest(const uint8_t *row, int64_t n, int64_t row_bytes) {
 }
 
 /* Goes on with a row's sums over packed vector i. */
-INLINE void one_step(int32_t type, const tables *t, const uint8_t *row, int64_t i, __mmask64 some, const __m512i *x,
+INLINE void one_step(int32_t type, const trit_tables *t, const uint8_t *row, int64_t i, __mmask64 some, const __m512i *x,
                      __m512i *acc) {
     const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12), mask2 = _mm512_set1_epi8(48),
                   mask3 = _mm512_set1_epi8(-64);
@@ -172,7 +152,7 @@ INLINE __m512i one_scale(const __m512i *acc) {
 }
 
 /* The sums of two rows, in 16 parts. */
-INLINE void one_block(int32_t type, const tables *t, const uint8_t *const *row, int64_t k, const int8_t *xp,
+INLINE void one_block(int32_t type, const trit_tables *t, const uint8_t *const *row, int64_t k, const int8_t *xp,
                       __m512i *sums) {
     int planes = plane_count(type);
     int64_t n = k / 256;
@@ -215,8 +195,10 @@ INLINE void one_block(int32_t type, const tables *t, const uint8_t *const *row, 
 
 INLINE void one_token(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
                       const int8_t *xp, int32_t xsum, float factor, float *y) {
-    tables t;
-    load_tables(type, &t);
+    trit_tables t;
+    if (type == BL_TYPE_TQ1_0) {
+        load_trit_tables(&t);
+    }
     for (int64_t r = r0; r < r1; r += 4) {
         const uint8_t *row[4];
         for (int j = 0; j < 4; j++) { /* rows past the end repeat the last */
@@ -240,7 +222,7 @@ INLINE __m512i plane_of(__m512i v, __m512i fifth, int p) {
 }
 
 /* Goes on with the sums of rows x tokens over packed vector i. */
-INLINE void few_step(int32_t type, int rows, int n_tok, const tables *t, const uint8_t *const *row, int64_t i,
+INLINE void few_step(int32_t type, int rows, int n_tok, const trit_tables *t, const uint8_t *const *row, int64_t i,
                      __mmask64 some, const int8_t *xp, int64_t ldxp, __m512i (*acc)[FEW]) {
     int planes = plane_count(type);
     __m512i v[4], fifth[4];
@@ -270,8 +252,10 @@ INLINE void few_step(int32_t type, int rows, int n_tok, const tables *t, const u
 INLINE void few_tokens(int32_t type, int rows, int n_tok, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0,
                        int64_t r1, const int8_t *xp, int64_t ldxp, const int32_t *xsum, const float *factor, float *y,
                        int64_t ldy) {
-    tables t;
-    load_tables(type, &t);
+    trit_tables t;
+    if (type == BL_TYPE_TQ1_0) {
+        load_trit_tables(&t);
+    }
     int64_t n = k / 256;
     for (int64_t r = r0; r < r1; r += rows) {
         const uint8_t *row[4];
@@ -359,7 +343,7 @@ INLINE int first_weight(int32_t type, int j, int p) {
 }
 
 /* 16 rows (the last repeated past n_rows) of n weights, from packed vector i on, to vector v of the panel. */
-INLINE void expand(int32_t type, const tables *t, const uint8_t *w, int64_t row_bytes, int64_t n_rows, int64_t i, int n,
+INLINE void expand(int32_t type, const trit_tables *t, const uint8_t *w, int64_t row_bytes, int64_t n_rows, int64_t i, int n,
                    panel *to, int v) {
     __m512i rows[16];
     __mmask64 some = n == PIECE ? bytes_of(type) : 0xffffffff;
@@ -373,9 +357,7 @@ INLINE void expand(int32_t type, const tables *t, const uint8_t *w, int64_t row_
     for (int j = 0; j < dwords; j++) {
         __m512i q = rows[j], fifth = q;
         if (type == BL_TYPE_TQ1_0) {
-            __mmask64 high = _mm512_movepi8_mask(q);
-            fifth = look_up(t->fifth, q, high);
-            q = look_up(t->four, q, high);
+            q = look_up_trits(t, q, &fifth);
             planes = j < 12 ? 5 : 4;
         }
         for (int p = 0; p < planes; p++) {
@@ -437,8 +419,10 @@ INLINE void panel_piece(panel *p, int nv, const int8_t *x, int64_t ldx, int64_t 
 INLINE void panels(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
                    const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
                    int64_t ldy, panel *p) {
-    tables tab;
-    load_tables(type, &tab);
+    trit_tables tab;
+    if (type == BL_TYPE_TQ1_0) {
+        load_trit_tables(&tab);
+    }
     for (int64_t r = r0; r < r1; r += 16 * PANEL) {
         int64_t n_rows = BL_MIN(r1 - r, 16 * PANEL);
         int nv = (int)(n_rows + 15) / 16;
