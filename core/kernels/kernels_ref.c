@@ -452,8 +452,8 @@ void bl_unpack_groups(int32_t type, const uint8_t *row, int64_t k, int8_t *q, fl
 /* ---- linear layers ------------------------------------------------------------------ */
 
 size_t bl_ternary_scratch(int64_t k) {
-    /* Plain C expands a row, AVX2 16 rows of pieces of 1280. */
-    return (size_t)BL_MAX(k, 16 * 1280) + 64;
+    /* Plain C expands a row, AVX2 16 rows of pieces of 1280; the rest permutes or expands more. */
+    return (size_t)BL_MAX((k + 255) / 256 * 320 * BL_TERNARY_FEW, BL_TERNARY_SCRATCH_MIN) + 64;
 }
 
 size_t bl_group_scratch(int64_t k) {

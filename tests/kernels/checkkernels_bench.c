@@ -27,7 +27,7 @@ typedef struct measure {
     const char *name;
     void (*run)(const bl_kernels *kernels, int64_t turn); /* once */
     double bytes, ops;                                    /* of one turn */
-    int limit;                                            /* 0 none, 1 read bandwidth, 2 maddubs */
+    int limit;                                            /* 0 none, 1 read bandwidth, 2 int8 products */
 } measure;
 
 enum { K = 2560, ROWS = 6912, TOKENS = 256, HEAD = 2560 };
@@ -348,8 +348,12 @@ int bench_kernels(const char *only) {
         result = 2;
         goto fail;
     }
-    double read_limit = limit_read_bandwidth(cold, COLD_BYTES), maddubs_limit = limit_maddubs();
-    printf("one thread; limits: read %.1f GB/s, vpmaddubsw + vpaddw %.0f GOP/s\n", read_limit, maddubs_limit);
+    double read_limit = limit_read_bandwidth(cold, COLD_BYTES), maddubs = limit_maddubs();
+    uint32_t cpu = bl_cpu_detect();
+    double vnni = cpu & (BL_CPU_AVXVNNI | BL_CPU_AVX512) ? limit_vpdpbusd(256) : 0;
+    double vnni_512 = cpu & BL_CPU_AVX512 ? limit_vpdpbusd(512) : 0;
+    printf("one thread; limits: read %.1f GB/s, vpmaddubsw + vpaddw %.0f GOP/s, vpdpbusd %.0f (256 bits) and %.0f "
+           "(512 bits)\n", read_limit, maddubs, vnni, vnni_512);
     printf("%-32s %-6s %10s %10s %12s %10s\n", "kernel", "table", "GB/s", "GOP/s", "x plain C", "of limit");
     for (size_t i = 0; i < BL_COUNT(measures); i++) {
         const measure *m = &measures[i];
@@ -368,7 +372,8 @@ int bench_kernels(const char *only) {
                 printf("%10s ", "");
             }
             printf("%12.1f ", plain / t);
-            double limit = m->limit == 1 ? read_limit : m->limit == 2 ? maddubs_limit : 0;
+            double peak = table->cpu & BL_CPU_AVX512 ? vnni_512 : table->cpu & BL_CPU_AVXVNNI ? vnni : maddubs;
+            double limit = m->limit == 1 ? read_limit : m->limit == 2 ? peak : 0;
             if (limit > 0) {
                 printf("%9.0f%%", 100.0 * (m->limit == 2 ? m->ops : m->bytes) / t / limit);
             }
