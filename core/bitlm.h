@@ -103,6 +103,10 @@ typedef struct bitlm_text {
 #define BITLM_KV_F32 1
 #define BITLM_KV_INT8 2  /* a scale per token and head; needs a head size that is a multiple of 8 */
 #define BITLM_KV_INT4 3
+/* What quantized layers make of their inputs; a model trained with int8 loses by the others (docs/BENCHMARKS.md). */
+#define BITLM_ACTIVATIONS_INT8 0
+#define BITLM_ACTIVATIONS_A4_8 1    /* BitNet a4.8: int4 before attention and feed-forward, int8 of the larger half before o */
+#define BITLM_ACTIVATIONS_BINARY 2  /* signs times their mean magnitude, in every layer of the blocks */
 #define BITLM_TRUNCATE_NONE 0
 #define BITLM_TRUNCATE_START 1  /* drop the start */
 #define BITLM_TRUNCATE_END 2    /* drop the end */
@@ -137,6 +141,7 @@ typedef struct bitlm_options {
     int32_t load;            /* BITLM_LOAD_*; json "auto", "mmap", "copy" */
     int32_t hidden_act;      /* BITLM_ACT_*; json "auto", "relu2", "silu": overrides the file */
     int32_t rows;            /* 0 .. 16: the cache holds so many texts of n_ctx, up to 4096 tokens; 0: the call's own */
+    int32_t activations;     /* BITLM_ACTIVATIONS_*; json "int8", "a4.8", "binary"; of the session */
     int32_t lookup;          /* 0 .. 15: tokens guessed from the text so far and checked in one step; 0: off */
     int32_t chat_template;   /* 0: the file's; else 1 .. by the names of option chat_template */
     int32_t timeout_ms;      /* 0: none */

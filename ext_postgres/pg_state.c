@@ -36,7 +36,8 @@ struct blpg_session
 	int32_t		n_ctx,
 				kv_type,
 				threads,
-				rows;
+				rows,
+				activations;
 	bool		busy;
 };
 
@@ -267,7 +268,8 @@ blpg_borrow(blpg_call *call)
 	for (session = sessions; session; session = session->next)
 	{
 		if (!session->busy && session->model == call->model && session->n_ctx == o->n_ctx &&
-			session->kv_type == o->kv_type && session->threads == o->threads && session->rows == o->rows)
+			session->kv_type == o->kv_type && session->threads == o->threads && session->rows == o->rows &&
+			session->activations == o->activations)
 		{
 			session->busy = true;
 			call->session = session;
@@ -293,6 +295,7 @@ blpg_borrow(blpg_call *call)
 	session->kv_type = o->kv_type;
 	session->threads = o->threads;
 	session->rows = o->rows;
+	session->activations = o->activations;
 	session->busy = true;
 	session->next = sessions;
 	sessions = session;

@@ -80,7 +80,7 @@ void bl_cli_host(bitlm_host *host) {
 /* Options whose value is text even where it looks like a number, and those that
  * need no value.  Anything else travels as the number it spells, or as text for the
  * parser to refuse. */
-static const char *const text_options[] = {"model", "kv_type",    "truncate",   "on_error",
+static const char *const text_options[] = {"model", "kv_type",    "truncate",   "on_error",    "activations",
                                            "load",  "hidden_act", "json_schema", "chat_template"};
 static const char *const list_options[] = {"stop", "choices"}; /* may be given several times */
 static const char *const switch_options[] = {"ignore_eos", "logprobs"};

@@ -25,7 +25,7 @@ static const char usage[] =
     "  --window N            tokens that are seen at once (default: 512, or the model's context)\n"
     "  --stride N            tokens a window is ahead of the one before (default: half a window)\n"
     "  --max-tokens N        of the text; 0: all (default: 0)\n"
-    "  --threads N   --kv-type f16|f32|int8|int4   --load auto|mmap|copy   --hidden-act auto|relu2|silu\n"
+    "  --threads N   --kv-type f16|f32|int8|int4   --activations int8|a4.8|binary   --load auto|mmap|copy   --hidden-act auto|relu2|silu\n"
     "Prints the perplexity with its standard error, and the figures that it comes from.\n";
 
 typedef struct scores {

@@ -593,6 +593,7 @@ const bl_kernels bl_kernels_ref = {
     .mix_int = bl_mix_int_ref,
     .ternary_i8 = ternary_i8,
     .group_i8 = group_i8,
+    .binary_rows = bl_binary_rows_ref,
     .float_rows = float_rows,
     .hamming = hamming,
     .hamming_below = hamming_below,

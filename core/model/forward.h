@@ -28,6 +28,7 @@ typedef struct bl_context {
     bl_pool *pool;
     bl_poll *poll;                 /* set for each call */
     bl_kv_cache kv;
+    int32_t activations;           /* BITLM_ACTIVATIONS_*, of the session's options */
     int64_t max_batch;             /* tokens a pass may hold */
     int64_t score_len;             /* floats of one score row: max_seq rounded to 16 */
     int64_t act_width;             /* widest input of a linear layer */

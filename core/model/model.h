@@ -54,12 +54,20 @@ const char *bl_arch_names(char *out, size_t cap);  /* "bitnet, bitnet-b1.58, …
 #define BL_LINEAR_GROUP 2    /* a scale per group of weights */
 #define BL_LINEAR_FLOAT 3
 
+/* Whose output a layer's input is: what option `activations` may do to it.  Sums over many layers, routers and the
+ * head keep int8. */
+#define BL_INPUT_PLAIN 0
+#define BL_INPUT_BLOCK 1   /* the norm before attention or feed-forward: q, k, v, gate, up */
+#define BL_INPUT_MIXED 2   /* attention: o */
+#define BL_INPUT_GATED 3   /* the gated product: down */
+
 typedef struct bl_linear {
     const uint8_t *data;
     int32_t type;        /* BL_TYPE_* */
     int32_t kind;        /* BL_LINEAR_* */
     int32_t group;       /* weights per scale (GROUP) */
     int32_t per_token;   /* GROUP: one activation scale for the whole token */
+    int32_t input;       /* BL_INPUT_* */
     int32_t n_terms;     /* GROUP: int8 rows that make up an input, 1 or 2 */
     int64_t k, n;        /* inputs, outputs */
     float scale;         /* TERNARY: the tensor's scale (times .scale if present) */

@@ -408,6 +408,15 @@ static bitlm_status load_experts(loader *ld, const char *p, bl_layer *l) {
     return s;
 }
 
+/* What the inputs of a layer's projections are. */
+static void name_inputs(const bitlm_model *m, bl_layer *l) {
+    l->q.input = l->k.input = l->v.input = l->gate.input = l->up.input = BL_INPUT_BLOCK;
+    l->o.input = BL_INPUT_MIXED;
+    l->down.input = BL_INPUT_GATED;
+    for (int64_t i = 0; l->experts && i < 3 * m->n_experts; i++)
+        l->experts[i].input = i % 3 == 2 ? BL_INPUT_GATED : BL_INPUT_BLOCK;
+}
+
 static bitlm_status load_layer(loader *ld, int64_t index, bl_layer *l) {
     const bitlm_model *m = ld->m;
     int64_t hidden = m->hidden_size, attn = m->n_heads * m->head_dim, kv = m->n_kv_heads * m->head_dim;
@@ -548,6 +557,8 @@ static bitlm_status load_tensors(loader *ld) {
     for (int64_t i = 0; i < m->n_layers && !s; i++) {
         bl_layer spare = {0};
         s = load_layer(ld, i, ld->filling ? &m->layers[i] : &spare);
+        if (!s && ld->filling)
+            name_inputs(m, &m->layers[i]);
     }
     if (!s && m->arch->output_norm)
         s = load_vector(ld, "", "output_norm.weight", m->hidden_size, 1, &m->output_norm);

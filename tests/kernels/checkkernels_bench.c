@@ -71,6 +71,15 @@ static void q4_k_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q4_K, 
 static void q6_k_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q6_K, turn, 64, 64); }
 static void g_tq2_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_TQ2_0, turn, 64, 64); }
 
+static void binary(const bl_kernels *k, int64_t turn, int64_t rows, int64_t n_tok) {
+    const uint8_t *w = walk(turn, (size_t)(bl_row_bytes(BL_TYPE_Q1_0, K) * rows));
+    k->binary_rows(w, K, 0, rows, (const uint8_t *)xq, K / 8, fa, n_tok, fc, rows);
+}
+
+static void binary_1(const bl_kernels *k, int64_t turn) { binary(k, turn, 1024, 1); }
+static void binary_64(const bl_kernels *k, int64_t turn) { binary(k, turn, 64, 64); }
+static void g_q1_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q1_0, turn, 64, 64); }
+
 static void rows_of(const bl_kernels *k, int32_t type, int64_t turn, int64_t rows, int64_t n_tok) {
     k->float_rows(type, walk(turn, (size_t)(bl_row_bytes(type, K) * rows)), K, 0, rows, fa, K, n_tok, fc, rows);
 }
@@ -194,6 +203,9 @@ static const measure measures[] = {
     {"group_i8/Q4_K 64 tokens", q4_k_64, BYTES(4.5, 64), OPS(64, 64), 2},
     {"group_i8/Q6_K 64 tokens", q6_k_64, BYTES(6.5625, 64), OPS(64, 64), 2},
     {"group_i8/TQ2_0 64 tokens", g_tq2_0_64, BYTES(2.0625, 64), OPS(64, 64), 2},
+    {"group_i8/Q1_0 64 tokens", g_q1_0_64, BYTES(1.125, 64), OPS(64, 64), 2},
+    {"binary_rows/Q1_0 1 token, cold", binary_1, BYTES(1.125, 1024), OPS(1024, 1), 1},
+    {"binary_rows/Q1_0 64 tokens", binary_64, BYTES(1.125, 64), OPS(64, 64), 2},
     {"float_rows/F16 1 token, cold", f16_1, BYTES(16, 1024), OPS(1024, 1), 1},
     {"float_rows/BF16 1 token, cold", bf16_1, BYTES(16, 1024), OPS(1024, 1), 1},
     {"float_rows/F32 1 token, cold", f32_1, BYTES(32, 1024), OPS(1024, 1), 1},
