@@ -15,7 +15,8 @@ extern const bl_kernels bl_kernels_neon, bl_kernels_neon_dotprod, bl_kernels_neo
         .scores_f32 = bl_scores_f32_neon, .mix_f16 = bl_mix_f16_neon, .mix_f32 = bl_mix_f32_neon,              \
         .scores_int = bl_scores_int_##attention, .quant_probs = bl_quant_probs_neon,                           \
         .mix_int = bl_mix_int_##attention, .ternary_i8 = bl_ternary_i8_##ternary,                              \
-        .group_i8 = bl_group_i8_##group, .float_rows = bl_float_rows_neon, .hamming = bl_hamming_neon,         \
+        .group_i8 = bl_group_i8_##group, .binary_rows = bl_binary_rows_neon,                                   \
+        .float_rows = bl_float_rows_neon, .hamming = bl_hamming_neon,                                          \
         .hamming_below = bl_hamming_below_neon, .dot_f32 = bl_dot_f32_neon,                                    \
     }
 

@@ -132,6 +132,10 @@ void bl_mix_f16_neon(const float *prob, int64_t ld, int n_q, const uint16_t *v, 
 void bl_mix_f32_neon(const float *prob, int64_t ld, int n_q, const float *v, int64_t v_stride,
                      int64_t n_pos, int64_t dim, float *out, int64_t ldo);
 
+/* binary_neon.c */
+void bl_binary_rows_neon(const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const uint8_t *bits, int64_t ldb,
+                         const float *xd, int64_t n_tok, float *y, int64_t ldy);
+
 /* float_rows_neon.c */
 void bl_float_rows_neon(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const float *x,
                         int64_t ldx, int64_t n_tok, float *y, int64_t ldy);
