@@ -29,12 +29,14 @@
 #define BL_CPU_AVX512 4u    /* F, BW, VL, DQ, VNNI, VBMI, VPOPCNTDQ */
 #define BL_CPU_AMX 8u
 #define BL_CPU_NEON 16u
+#define BL_CPU_DOTPROD 32u  /* of NEON: products of four bytes */
+#define BL_CPU_I8MM 64u     /* of NEON: 2x8 by 8x2 products of bytes */
 #define BL_CPU_ALL 0xffffffffu
 
-/* Detected once (CPUID, and XGETBV for the state that the OS saves). */
+/* Detected once (CPUID, and XGETBV for the state that the OS saves; AT_HWCAP on ARM). */
 uint32_t bl_cpu_detect(void);
 /* The mask that environment variable BITLM_CPU names: ref | avx2 | avxvnni |
- * avx512 | amx | neon, each level including those below it; unset: ALL.
+ * avx512 | amx | neon, each level including those below it (neon: DOTPROD and I8MM too); unset: ALL.
  * *ok = 0 when the value is none of these. */
 uint32_t bl_cpu_env_mask(int *ok);
 

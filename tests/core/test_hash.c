@@ -22,7 +22,7 @@ static int runs_here(const char *mask) {
     setenv("BITLM_CPU", mask, 1);
     const bl_kernels *k = bl_kernels_get(bl_cpu_env_mask(&ok));
     unsetenv("BITLM_CPU");
-    return ok && strcmp(k->name, mask) == 0;
+    return ok && strncmp(k->name, mask, strlen(mask)) == 0; /* "neon" has three tables */
 }
 
 static void expect_golden(const char *what, uint64_t hash) {
