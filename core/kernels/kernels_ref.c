@@ -100,7 +100,8 @@ static void quant_groups(const float *x, int64_t n, int64_t group, int8_t *q, fl
         uint32_t bits = max_magnitude(x, group);
         float m = float_from_bits(bits);
         if (bits >= 0x7f800000u || m < 1e-30f) {
-            memset(q, 0, (size_t)group);
+            for (int64_t i = 0; i < group; i++) /* memset of a length that may be negative makes gcc warn */
+                q[i] = 0;
             sums[g] = 0;
             d[g] = bits >= 0x7f800000u ? quiet_nan() : 0.0f;
             continue;
