@@ -399,7 +399,7 @@ def test_synth_says_what_it_was_told(tmp_path):
     path = tmp_path / "t.gguf"
     ok("synth", "--shape", "mini-2b4t", "--embedding-type", "q6_k", "--context", "2048", "--architecture", "bitnet",
        str(path))
-    info = ok("info", str(path)).stdout
+    info = ok("info", str(path)).decode()
     assert "architecture  bitnet\n" in info and "context 2048" in info and "Q6_K" in info
     assert "6 heads (2 KV heads) of 128" in info
 
