@@ -8,6 +8,7 @@
 
 #include "base/pool.h"
 #include "model/model.h"
+#include "model/profile.h"
 
 /* KV cache: `capacity` positions that the sequences of a session share out; each begins at
  * a base that is a multiple of 16.  K of a head is in tiles of 16 positions, V in rows. */
@@ -27,6 +28,7 @@ typedef struct bl_context {
     const bl_kernels *kernels;
     bl_pool *pool;
     bl_poll *poll;                 /* set for each call */
+    bl_profile profile;            /* off unless somebody measures */
     bl_kv_cache kv;
     int64_t max_batch;             /* tokens a pass may hold */
     int64_t score_len;             /* floats of one score row: max_seq rounded to 16 */
