@@ -9,6 +9,7 @@
  *     prefill:T:KV:N            a prompt of N tokens and the first token of the answer
  *     rows:T:N                  N texts together
  *     prefix:T                  a prompt that begins with the 200 tokens of the one before
+ *     profile:T:N               the share of each operation in the wall time of a prompt of N tokens; 0: of decoding
  *     embed:T                   256 sentences of 20 tokens in one call (an encoder)
  *     open                      model, session and id
  * The measures take turns, N tries (5) of each.  A line of JSON describes the model; then one a figure gives
@@ -338,6 +339,25 @@ static void run_prefix(measure *m) {
     free(alone);
 }
 
+static void run_profile(measure *m) {
+    char *prompt = make_prompt(BL_MAX(m->n, 4), 0);
+    bitlm_text text = text_of(prompt);
+    bl_profile *profile = bl_session_profile(m->session);
+    double sum = 0;
+    m->session->n_cached = 0;
+    memset(profile->seconds, 0, sizeof profile->seconds);
+    profile->on = 1;
+    double all = generate(m->session, &text, 1, m->n ? 1 : n_tokens, 1, NULL).all;
+    profile->on = 0;
+    for (int op = 0; op < BL_OP_COUNT; op++) {
+        /* What is in no operation counts for itself, not for the sum. */
+        sum += op == BL_OP_OTHER ? 0 : profile->seconds[op];
+        add(m, bl_op_name(op), 100 * profile->seconds[op] / all);
+    }
+    add(m, "sum", 100 * sum / all);
+    free(prompt);
+}
+
 static void run_embed(measure *m) {
     bitlm_error why = {.size = sizeof why};
     static char *sentences[SENTENCES];
@@ -492,7 +512,7 @@ static const struct {
     void (*run)(measure *m);
 } kinds[] = {
     {"limits", 0, 0, run_limits}, {"decode", 2, 1, run_decode}, {"sample", 2, 1, run_decode}, {"prefill", 2, 1, run_prefill},
-    {"rows", 2, 0, run_rows},     {"prefix", 1, 0, run_prefix}, {"embed", 1, 0, run_embed},   {"open", 0, 0, run_open},
+    {"rows", 2, 0, run_rows},     {"prefix", 1, 0, run_prefix}, {"profile", 2, 0, run_profile}, {"embed", 1, 0, run_embed},   {"open", 0, 0, run_open},
 };
 
 static int kind_of(const measure *m) {

@@ -128,6 +128,9 @@ class Bench:
         measures = ["limits", "prefill:2:f16:512", "prefill:1:f16:512", "rows:2:1", "rows:2:8", "decode:2:f16:0"]
         self.run("masks", shape, MAIN, path, measures, mask="avx2", tokens="32")
 
+    def profile(self, shape, path):
+        self.run("profile", shape, MAIN, path, ["profile:1:0", "profile:2:0", "profile:1:512", "profile:2:512"])
+
     def open(self, shape, path):
         self.run("open", shape, MAIN, path, ["open"])
 
