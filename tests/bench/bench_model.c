@@ -15,11 +15,13 @@
  * The measures take turns, N tries (5) of each.  A line of JSON describes the model; then one a figure gives
  * median, least and greatest.
  *
- * By itself: `memory` prints what this process and a second one on the same model hold; `serve:T` answers each
- * line of standard input, a number of seconds, with the tokens a second it decoded for so long.
+ * By itself: `memory` prints what this process and a second one on the same model hold; `turns:T` answers each
+ * line of standard input, "decode SECONDS" or "prefill N", with tokens a second; `texts:T` embeds the lines up to
+ * an empty one and answers with texts a second.
  *
  * What lies in the cache before a depth is the keys and values of 256 tokens over and over: as fast as any, and
- * there at once.  Called by tests/bench/bench_models.py, which makes the files and the tables. */
+ * there at once.  Called by tests/bench/bench_models.py and bench_peers.py,
+ * which make the files and the tables. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -478,26 +480,71 @@ static int print_memory(int second) {
     return 0;
 }
 
-static int serve(int threads) {
+/* Does what each line of standard input says and answers with a rate, so that somebody can take turns. */
+static int take_turns(int threads) {
     char line[100];
+    measure m = {.text = "turns", .kind = "decode", .threads = threads};
     open_model();
-    bitlm_session *s = open_session(threads, BITLM_KV_F16, 512, 0);
-    char *prompt = make_prompt(4, 0);
-    bitlm_text text = text_of(prompt);
-    generate(s, &text, 1, 2, 1, NULL);
+    m.session = open_session(threads, BITLM_KV_F16, 640, 0);
     printf("ready\n");
     fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
-        double seconds = atof(line), begin = now(), t = 0;
-        int made = 0;
-        while (t < seconds) {
-            made += generate(s, &text, 1, 8, 1, NULL).made;
-            t = now() - begin;
+        double seconds, rate;
+        char *prompt;
+        if (sscanf(line, "prefill %d", &m.n) == 1 && m.n > 0 && m.n < 640) {
+            prompt = make_prompt(m.n, 0);
+            bitlm_text text = text_of(prompt);
+            m.session->n_cached = 0;
+            rate = m.n / generate(m.session, &text, 1, 1, 1, NULL).first;
+        } else {
+            double begin = now(), spent = 0;
+            int made = 0;
+            if (sscanf(line, "decode %lf", &seconds) != 1)
+                seconds = 0;
+            prompt = make_prompt(4, 0);
+            bitlm_text text = text_of(prompt);
+            do {
+                outcome out = generate(m.session, &text, 1, n_tokens + 1, 1, NULL);
+                made += out.made;
+                spent += out.together;
+            } while (now() - begin < seconds);
+            rate = made / spent;
         }
-        printf("%.6g\n", made / t);
+        free(prompt);
+        printf("%.6g\n", rate);
         fflush(stdout);
     }
-    free(prompt);
+    bitlm_session_free(m.session);
+    bitlm_model_free(model);
+    return 0;
+}
+
+/* Embeds the lines up to an empty one in one call and answers with the texts a second. */
+static int embed_texts(int threads) {
+    bitlm_error why = {.size = sizeof why};
+    static char lines[SENTENCES + 1][1000];
+    static bitlm_text texts[SENTENCES + 1];
+    open_model();
+    size_t n = 0, stride = (size_t)model->embedding_size * sizeof(float);
+    bitlm_session *s = open_session(threads, BITLM_KV_F16, 0, 0);
+    float *out = malloc(SENTENCES * stride);
+    if (!out)
+        die("embeddings", "out of memory");
+    while (fgets(lines[n], sizeof lines[n], stdin)) {
+        size_t length = strcspn(lines[n], "\n");
+        texts[n] = (bitlm_text){lines[n], length};
+        if (length) {
+            if (++n > SENTENCES)
+                die("texts", "there are too many in one call");
+            continue;
+        }
+        double begin = now();
+        must(bitlm_embed_batch(s, texts, n, BITLM_EMBED_F32, NULL, out, stride, NULL, &why), &why);
+        printf("%.6g\n", (double)n / (now() - begin));
+        fflush(stdout);
+        n = 0;
+    }
+    free(out);
     bitlm_session_free(s);
     bitlm_model_free(model);
     return 0;
@@ -583,8 +630,10 @@ int main(int argc, char **argv) {
     model_path = argv[at++];
     if (strncmp(argv[at], "memory", 6) == 0)
         return print_memory(strcmp(argv[at], "memory-second") == 0);
-    if (strncmp(argv[at], "serve:", 6) == 0)
-        return serve(BL_MAX(atoi(argv[at] + 6), 1));
+    if (strncmp(argv[at], "turns:", 6) == 0)
+        return take_turns(BL_MAX(atoi(argv[at] + 6), 1));
+    if (strncmp(argv[at], "texts:", 6) == 0)
+        return embed_texts(BL_MAX(atoi(argv[at] + 6), 1));
     for (; at < argc; at++)
         measures[n_measures++] = parse(argv[at]);
     int opening = strcmp(measures[0].kind, "open") == 0;

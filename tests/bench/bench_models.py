@@ -26,7 +26,7 @@ import bench_report
 
 SHAPES = {"100m": 1.1e8, "700m": 7.5e8, "bitnet-2b4t": 2.42e9, "7b": 6.7e9}  # parameters, the embedding included
 MAIN = "i2_s"  # the type of the tables, with a head of 6 bits
-BYTES = {"i2_s": 0.26, "tq2_0": 0.27, "tq1_0": 0.23, "f16": 2.0}  # a parameter, a little too many
+BYTES = {"i2_s": 0.26, "tq2_0": 0.27, "tq1_0": 0.23, "q4_k": 0.6, "f16": 2.0}  # a parameter, a little too many
 CONTEXT = 4608  # so that a token can stand behind 4,096 others
 PARTS = "decode prefill rows masks open memory pair embed types float profile".split()
 
@@ -53,6 +53,11 @@ def cpu():
             fields.setdefault(key.strip(), value.strip())
     name = fields.get("model name", "unknown processor")
     return f"{name} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}), {os.cpu_count()} cores"
+
+
+def summary(values):
+    values = sorted(values)
+    return {"median": values[len(values) // 2], "min": values[0], "max": values[-1], "n": len(values)}
 
 
 class Bench:
@@ -140,27 +145,22 @@ class Bench:
     def pair(self, shape, path):
         """Two processes of two threads each against one, in turns."""
         print(f"pair: {shape} {MAIN}", flush=True)
-        servers = [subprocess.Popen([self.program, path, "serve:2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        servers = [subprocess.Popen([self.program, path, "turns:2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     text=True) for _ in range(2)]
         for server in servers:
-            assert server.stdout.readline() == "ready\n", "bench_model serve does not run"
+            assert server.stdout.readline() == "ready\n", "bench_model turns does not run"
         one, two = [], []
         for _ in range(int(TRIES)):
             for group, results in ((servers[:1], one), (servers, two)):
                 for server in group:
-                    server.stdin.write("2\n")
+                    server.stdin.write("decode 2\n")
                     server.stdin.flush()
                 results.append(sum(float(server.stdout.readline()) for server in group))
         for server in servers:
             server.stdin.close()
             server.wait()
-        ratios = sorted(b / a for a, b in zip(one, two))
-
-        def summary(values):
-            values = sorted(values)
-            return {"median": values[len(values) // 2], "min": values[0], "max": values[-1], "n": len(values)}
         self.keep("pair", shape, MAIN, "", {"model": {}, "figures": {
-            "pair": {"one tokens/s": summary(one), "two tokens/s": summary(two), "two / one": summary(ratios)}}})
+            "pair": {"one tokens/s": summary(one), "two tokens/s": summary(two), "two / one": summary([b / a for a, b in zip(one, two)])}}})
 
     def embed(self):
         for mask in (None, "avx2"):
