@@ -239,6 +239,29 @@ blpg_free_at_end(FmgrInfo *flinfo)
 	flinfo->fn_extra = callback;
 }
 
+/* A context that has the callback, so that a function called for many rows adds one. */
+static MemoryContext rows_context;
+
+static void
+rows_callback(void *argument)
+{
+	rows_context = NULL;
+	sweep();
+}
+
+void
+blpg_free_rows_at_end(FmgrInfo *flinfo)
+{
+	MemoryContextCallback *callback;
+
+	if (flinfo->fn_mcxt == rows_context)
+		return;
+	callback = MemoryContextAllocZero(flinfo->fn_mcxt, sizeof *callback);
+	callback->func = rows_callback;
+	MemoryContextRegisterResetCallback(flinfo->fn_mcxt, callback);
+	rows_context = flinfo->fn_mcxt;
+}
+
 static void
 transaction_callback(XactEvent event, void *argument)
 {

@@ -28,6 +28,7 @@ typedef struct shape {
 
 static const shape shapes[] = {
     {"tiny", 256, 2, 4, 2, 768, 512, 512, 10000.0f, 0, 0},
+    {"mini-2b4t", 768, 2, 6, 2, 1280, 512, 1024, 500000.0f, 0, 0},
     {"100m", 768, 12, 12, 12, 2048, 32000, 2048, 10000.0f, 0, 0},
     {"700m", 1536, 24, 16, 16, 4096, 32002, 2048, 10000.0f, 0, 0},
     {"bitnet-2b4t", 2560, 30, 20, 5, 6912, 128256, 4096, 500000.0f, 0, 0},
@@ -36,7 +37,7 @@ static const shape shapes[] = {
 };
 
 const char *bl_synth_shapes(void) {
-    return "tiny, 100m, 700m, bitnet-2b4t, 7b, moe-tiny";
+    return "tiny, mini-2b4t, 100m, 700m, bitnet-2b4t, 7b, moe-tiny";
 }
 
 /* 3^8: eight trits are looked up at once, 16 random bits choosing among them. */
@@ -44,6 +45,8 @@ const char *bl_synth_shapes(void) {
 
 typedef struct synth {
     const shape *shape;
+    const char *architecture;
+    uint32_t context_length;
     int32_t type, embd_type;
     uint64_t seed;
     bl_alloc alloc;
@@ -198,7 +201,7 @@ static bitlm_status write_vocabulary(synth *s) {
 
 /* "bitnet-b1.58.block_count" of "block_count". */
 static const char *key(const synth *s, const char *suffix, char out[80]) {
-    snprintf(out, 80, "%s.%s", s->shape->experts ? "qwen3moe" : "bitnet-b1.58", suffix);
+    snprintf(out, 80, "%s.%s", s->architecture, suffix);
     return out;
 }
 
@@ -206,7 +209,6 @@ static void write_keys(synth *s) {
     char name[96], k[80];
     bl_gguf_writer *w = s->writer;
     const shape *h = s->shape;
-    const char *arch = h->experts ? "qwen3moe" : "bitnet-b1.58";
     const char *type = bl_tensor_type_find(s->type)->name, *embd = bl_tensor_type_find(s->embd_type)->name;
     static const struct {
         int32_t type;
@@ -214,13 +216,13 @@ static void write_keys(synth *s) {
     } file_types[] = {{BL_TYPE_F32, 0},    {BL_TYPE_F16, 1},    {BL_TYPE_Q8_0, 7}, {BL_TYPE_BF16, 32},
                       {BL_TYPE_TQ1_0, 36}, {BL_TYPE_TQ2_0, 37}, {BL_TYPE_I2_S, 40}};
     int n = snprintf(name, sizeof name, "synthetic-%s-%s-%s", h->name, type, embd);
-    bl_gguf_write_string(w, "general.architecture", arch, strlen(arch));
+    bl_gguf_write_string(w, "general.architecture", s->architecture, strlen(s->architecture));
     bl_gguf_write_string(w, "general.name", name, (size_t)n);
     for (size_t i = 0; i < BL_COUNT(file_types); i++)
         if (file_types[i].type == s->type)
             bl_gguf_write_u32(w, "general.file_type", file_types[i].file_type);
     bl_gguf_write_u32(w, key(s, "vocab_size", k), h->vocab);
-    bl_gguf_write_u32(w, key(s, "context_length", k), h->context);
+    bl_gguf_write_u32(w, key(s, "context_length", k), s->context_length);
     bl_gguf_write_u32(w, key(s, "embedding_length", k), h->hidden);
     bl_gguf_write_u32(w, key(s, "block_count", k), h->layers);
     bl_gguf_write_u32(w, key(s, "feed_forward_length", k), h->ffn);
@@ -449,32 +451,39 @@ static bitlm_status check_type(int32_t type, const char *what, bitlm_error *erro
                     what, t->name);
 }
 
-bitlm_status bl_synth(const char *shape_name, int32_t type, int32_t embd_type, uint64_t seed,
-                      const char *path, const bl_alloc *alloc, bl_poll *poll,
+bitlm_status bl_synth(const bl_synth_spec *spec, const char *path, const bl_alloc *alloc, bl_poll *poll,
                       void (*progress)(void *context, double fraction), void *context, bitlm_error *error) {
     char shown[40];
-    synth s = {.type = type,
-               .embd_type = embd_type < 0 ? BL_TYPE_F16 : embd_type,
-               .seed = seed,
+    synth s = {.type = spec->type,
+               .embd_type = spec->embd_type < 0 ? BL_TYPE_F16 : spec->embd_type,
+               .seed = spec->seed,
                .poll = poll,
                .progress = progress,
                .context = context,
                .error = error};
-    bitlm_status status = type < 0 ? BITLM_OK : check_type(type, "the weights'", error);
+    bitlm_status status = s.type < 0 ? BITLM_OK : check_type(s.type, "the weights'", error);
     if (status == BITLM_OK)
         status = check_type(s.embd_type, "the embedding's", error);
     if (status != BITLM_OK)
         return status;
     for (size_t i = 0; i < BL_COUNT(shapes); i++)
-        if (strcmp(shapes[i].name, shape_name) == 0)
+        if (strcmp(shapes[i].name, spec->shape) == 0)
             s.shape = &shapes[i];
     if (s.shape == NULL)
         return bl_error(error, BITLM_ARG, "the shape '%s' is unknown; there are %s",
-                        bl_show(shown, sizeof shown, shape_name, strlen(shape_name)), bl_synth_shapes());
+                        bl_show(shown, sizeof shown, spec->shape, strlen(spec->shape)), bl_synth_shapes());
     if (s.type < 0)
         s.type = s.shape->experts ? BL_TYPE_TQ2_0 : BL_TYPE_I2_S;
     if (s.shape->experts && s.type == BL_TYPE_I2_S)
         return bl_error(error, BITLM_ARG, "I2_S has one scale for a whole tensor, which experts cannot share; TQ2_0 works");
+    s.context_length = spec->context ? spec->context : s.shape->context;
+    s.architecture = s.shape->experts ? "qwen3moe" : spec->architecture ? spec->architecture : "bitnet-b1.58";
+    if (strcmp(s.architecture, "bitnet") != 0 && strcmp(s.architecture, "bitnet-b1.58") != 0 && !s.shape->experts)
+        return bl_error(error, BITLM_ARG, "the architecture '%s' is not one that bitlm writes: bitnet-b1.58, bitnet",
+                        bl_show(shown, sizeof shown, s.architecture, strlen(s.architecture)));
+    if (s.shape->experts && spec->architecture)
+        return bl_error(error, BITLM_ARG, "a mixture of experts is of architecture qwen3moe, not '%s'",
+                        bl_show(shown, sizeof shown, spec->architecture, strlen(spec->architecture)));
     s.alloc = alloc != NULL ? *alloc : bl_alloc_from_host(NULL);
 
     size_t eights = (size_t)EIGHTS * 8, whole = eights + PANEL + PANEL * sizeof(float) + PANEL * 4 + 64;

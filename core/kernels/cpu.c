@@ -57,8 +57,8 @@ static uint32_t detect(void) {
         flags |= BL_CPU_AVXVNNI;
     }
     const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
-    const uint32_t vnni = 1u << 11, vpopcntdq = 1u << 14;
-    if (all(state, 0xe0) && all(b7, f | dq | bw | vl) && all(c7, vnni | vpopcntdq)) {
+    const uint32_t vbmi = 1u << 1, vnni = 1u << 11, vpopcntdq = 1u << 14;
+    if (all(state, 0xe0) && all(b7, f | dq | bw | vl) && all(c7, vbmi | vnni | vpopcntdq)) {
         flags |= BL_CPU_AVX512;
     }
     const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25;

@@ -26,7 +26,7 @@
 #define BL_CPU_REF 0u
 #define BL_CPU_AVX2 1u      /* AVX2, FMA, F16C, POPCNT, BMI2 */
 #define BL_CPU_AVXVNNI 2u
-#define BL_CPU_AVX512 4u    /* F, BW, VL, DQ, VNNI, VPOPCNTDQ */
+#define BL_CPU_AVX512 4u    /* F, BW, VL, DQ, VNNI, VBMI, VPOPCNTDQ */
 #define BL_CPU_AMX 8u
 #define BL_CPU_NEON 16u
 #define BL_CPU_DOTPROD 32u  /* of NEON: products of four bytes */
@@ -176,6 +176,9 @@ const bl_kernels *bl_kernels_nth(int i);
 
 extern const bl_kernels bl_kernels_ref;
 
+/* What bl_ternary_scratch allows for: a panel with its sums, or a few tokens in another order, 5 bytes for 4. */
+#define BL_TERNARY_SCRATCH_MIN (80 << 10)
+#define BL_TERNARY_FEW 8
 size_t bl_ternary_scratch(int64_t k);  /* bytes, for ternary_i8 on any ISA */
 size_t bl_group_scratch(int64_t k);    /* for group_i8; also holds k floats */
 

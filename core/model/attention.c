@@ -193,9 +193,11 @@ static void attention_tile(void *arg, int64_t tile, int thread) {
 bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t layer) {
     const bitlm_model *m = c->model;
     attention_job job = {.c = c, .batch = batch, .layer = layer};
+    bl_profile_switch(&c->profile, BL_OP_ROPE_STORE);
     bitlm_status status = bl_parallel(c, store_range, &job, batch->n, 8);
     if (status)
         return status;
+    bl_profile_switch(&c->profile, BL_OP_ATTENTION);
     job.by_heads = m->causal;
     for (int64_t t = 1; t < batch->n && job.by_heads; t++)
         job.by_heads = batch->base[t] != batch->base[t - 1];

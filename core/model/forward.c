@@ -204,13 +204,17 @@ static bitlm_status attention_block(bl_context *c, const bl_batch *b, int64_t in
     const bl_linear *qkv[] = {&l->q, &l->k, &l->v};
     float *out[] = {c->q, c->k, c->v};
     int64_t ld[] = {l->q.n, l->k.n, l->v.n};
+    bl_profile_switch(&c->profile, BL_OP_NORM);
     bitlm_status status = norm_rows(c, c->x, l->attn_norm, b->n, m->hidden_size, c->h);
+    bl_profile_switch(&c->profile, BL_OP_QKV);
     if (!status)
         status = bl_linear_run(c, qkv, 3, c->h, m->hidden_size, b->n, out, ld);
     if (!status)
         status = bl_attention_run(c, b, index);
+    bl_profile_switch(&c->profile, BL_OP_NORM);
     if (!status && l->attn_sub_norm)
         status = norm_rows(c, c->h, l->attn_sub_norm, b->n, m->n_heads * m->head_dim, c->h);
+    bl_profile_switch(&c->profile, BL_OP_O);
     if (!status)
         status = bl_linear_one(c, &l->o, c->h, b->n, c->y);
     return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
@@ -222,33 +226,47 @@ static bitlm_status ffn_block(bl_context *c, const bl_batch *b, int64_t index) {
     const bl_linear *gate_up[] = {&l->gate, &l->up};
     float *out[] = {c->gate, c->up};
     int64_t ld[] = {m->ffn_size, m->ffn_size};
+    bl_profile_switch(&c->profile, BL_OP_NORM);
     bitlm_status status = norm_rows(c, c->x, l->ffn_norm, b->n, m->hidden_size, c->h);
+    bl_profile_switch(&c->profile, BL_OP_GATE_UP);
     if (!status && l->experts)
         return bl_moe_run(c, l, b->n);
     if (!status)
         status = bl_linear_run(c, gate_up, 2, c->h, m->hidden_size, b->n, out, ld);
+    bl_profile_switch(&c->profile, BL_OP_ACTIVATION);
     if (!status)
         status = bl_act_rows(c, b->n, m->ffn_size, l->ffn_sub_norm);
+    bl_profile_switch(&c->profile, BL_OP_DOWN);
     if (!status)
         status = bl_linear_one(c, &l->down, c->gate, b->n, c->y);
     return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
 }
 
-bitlm_status bl_forward(bl_context *c, const bl_batch *batch) {
+bitlm_status bl_forward_layers(bl_context *c, const bl_batch *batch, int64_t first, int64_t last, const float *x) {
     row_job embed = {.c = c, .batch = batch};
+    int op = bl_profile_switch(&c->profile, BL_OP_EMBED);
+    /* Also the rotation's sines and cosines, which every layer needs. */
     bitlm_status status = bl_parallel(c, embed_range, &embed, batch->n, 8);
-    for (int64_t i = 0; i < c->model->n_layers && !status; i++) {
+    if (!status && x)
+        memcpy(c->x, x, (size_t)(batch->n * c->model->hidden_size) * sizeof *x);
+    for (int64_t i = first; i < last && !status; i++) {
         status = attention_block(c, batch, i);
         if (!status)
             status = ffn_block(c, batch, i);
     }
+    bl_profile_switch(&c->profile, op);
     return status;
+}
+
+bitlm_status bl_forward(bl_context *c, const bl_batch *batch) {
+    return bl_forward_layers(c, batch, 0, c->model->n_layers, NULL);
 }
 
 /* ---- what comes out -------------------------------------------------------------------------- */
 
 bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits) {
     const bitlm_model *m = c->model;
+    int op = bl_profile_switch(&c->profile, BL_OP_HEAD);
     for (int64_t i = 0; i < n_rows; i++) {
         const float *x = c->x + rows[i] * m->hidden_size;
         float *h = c->h + i * m->hidden_size;
@@ -257,13 +275,16 @@ bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_row
         else
             memcpy(h, x, (size_t)m->hidden_size * sizeof(float));
     }
-    return bl_linear_one(c, &m->head, c->h, n_rows, logits);
+    bitlm_status status = bl_linear_one(c, &m->head, c->h, n_rows, logits);
+    bl_profile_switch(&c->profile, op);
+    return status;
 }
 
 bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq, float *out) {
     const bitlm_model *m = c->model;
     int64_t width = m->hidden_size, size = m->embedding_size;
     bitlm_status status = BITLM_OK;
+    int op = bl_profile_switch(&c->profile, BL_OP_HEAD);
     for (int64_t s = 0; s < n_seq; s++) {
         float *mean = c->h + s * width;
         int64_t begin = m->pool == BL_POOL_LAST ? first[s + 1] - 1 : first[s];
@@ -290,5 +311,6 @@ bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq,
         for (int64_t i = 0; i < size && norm > 0.0f; i++)
             v[i] /= norm;
     }
+    bl_profile_switch(&c->profile, op);
     return status;
 }

@@ -191,6 +191,7 @@ static void norm_input(void *arg, int64_t begin, int64_t end, int thread) {
 static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
                               int64_t ldx, int64_t n, float *const *y, const int64_t *ldy) {
     linear_job job = {.c = c, .x = x, .ldx = ldx, .n_tok = n, .n_layers = n_layers};
+    int op = bl_profile_switch(&c->profile, BL_OP_NORM);
     int64_t n_max = 0;
     int widest = 0;
     if (layers[0]->norm_in) { /* alone in its group */
@@ -217,6 +218,7 @@ static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int
                 c->factor[i * c->max_batch + t] = layers[i]->scale / c->xs[t];
     }
     job.rows_per_tile = tile_rows(c, layers[widest], n);
+    bl_profile_switch(&c->profile, op);
     for (int i = 0; i < n_layers; i++) {
         job.layers[i] = layers[i];
         job.y[i] = y[i];

@@ -129,6 +129,11 @@ struct bitlm_model {
  * bl_model_unload.  FORMAT, UNSUPPORTED, NOMEM, ARG (BITLM_CPU is unknown). */
 bitlm_status bl_model_load(bitlm_model *model, bitlm_error *error);
 void bl_model_unload(bitlm_model *model);
+/* How l runs in the model with the matrix t as its weights: all of l but bias and norm_in; a scale that the file keeps in a
+ * tensor of its own is not in l->scale.  measuring: whether all blocks share a scale is not looked at. */
+bitlm_status bl_linear_set(const bitlm_model *model, const bl_tensor *t, int measuring, bl_linear *l, bitlm_error *error);
+/* Matrix `expert` of a tensor that stacks them. */
+bl_tensor bl_expert_matrix(const bl_tensor *t, int64_t expert);
 /* Hash of unpacked tensors, metadata that matters and BITLM_NUMERICS; polls. */
 bitlm_status bl_model_hash(const bitlm_model *model, bl_poll *poll, uint8_t id[16],
                            bitlm_error *error);

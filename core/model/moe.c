@@ -69,9 +69,14 @@ static bitlm_status run_expert(bl_context *c, const bl_linear *gate, const bl_li
     float *out[] = {c->gate, c->up};
     int64_t ld[] = {gate->n, up->n};
     bitlm_status status = bl_linear_run(c, both, 2, x, gate->k, n, out, ld);
+    int op = bl_profile_switch(&c->profile, BL_OP_ACTIVATION);
     if (!status)
         status = bl_act_rows(c, n, gate->n, NULL);
-    return status ? status : bl_linear_one(c, down, c->gate, n, c->y);
+    bl_profile_switch(&c->profile, BL_OP_DOWN);
+    if (!status)
+        status = bl_linear_one(c, down, c->gate, n, c->y);
+    bl_profile_switch(&c->profile, op);
+    return status;
 }
 
 /* x[member] += weight * y. */

@@ -289,7 +289,9 @@ static bitlm_status row_piece(bitlm_session *s, bl_row *r, bitlm_piece *piece, b
     r->n_pending -= r->n_given;
     r->n_given = 0;
     int64_t left = BL_MIN(g->options.max_tokens - r->n_generated, s->n_ctx + 1 - r->n_tokens);
+    int op = bl_profile_switch(&s->context.profile, BL_OP_SAMPLING);
     bitlm_status status = bl_sample(s, r, left, &token, &logprob, error);
+    bl_profile_switch(&s->context.profile, op);
     if (status)
         return status;
     if (r->constraint && token == BL_STOP_HERE) {

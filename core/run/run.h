@@ -85,6 +85,8 @@ bitlm_status bl_session_enter(bitlm_session *s, int32_t timeout_ms, bitlm_error 
 /* Leaves with `status`; fills in the sentence of CANCELED and TIMEOUT. */
 bitlm_status bl_session_leave(bitlm_session *s, bitlm_status status, bitlm_error *error);
 void bl_generation_end(bitlm_session *s);
+/* The session's clock (profile.h), for measuring programs: set .on between calls, read .seconds. */
+bl_profile *bl_session_profile(bitlm_session *s);
 /* The ids of a prompt, in place of what `ids` holds: framed, truncated if asked. */
 bitlm_status bl_prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flags, const bitlm_options *o,
                               bl_ids *ids, bitlm_error *error);

@@ -179,12 +179,16 @@ bitlm_status bl_session_enter(bitlm_session *s, int32_t timeout_ms, bitlm_error 
     bl_float_enter(&s->env);
     bl_poll_init(&s->poll, &s->host, &s->env, timeout_ms);
     s->context.poll = &s->poll;
+    bl_profile_start(&s->context.profile);
     return BITLM_OK;
 }
+
+bl_profile *bl_session_profile(bitlm_session *s) { return &s->context.profile; }
 
 bitlm_status bl_session_leave(bitlm_session *s, bitlm_status status, bitlm_error *error) {
     if (status == BITLM_CANCELED || status == BITLM_TIMEOUT)
         bl_poll_error(&s->poll, error);
+    bl_profile_stop(&s->context.profile);
     bl_float_leave(&s->env);
     atomic_store((_Atomic int32_t *)&s->busy, 0);
     return status;

@@ -395,10 +395,23 @@ def test_synth_is_the_same_for_a_seed(tmp_path):
     assert a == b and a != c
 
 
+def test_synth_says_what_it_was_told(tmp_path):
+    path = tmp_path / "t.gguf"
+    ok("synth", "--shape", "mini-2b4t", "--embedding-type", "q6_k", "--context", "2048", "--architecture", "bitnet",
+       str(path))
+    info = ok("info", str(path)).decode()
+    assert "architecture  bitnet\n" in info and "context 2048" in info and "Q6_K" in info
+    assert "6 heads (2 KV heads) of 128" in info
+
+
 def test_synth_refusals(tmp_path):
     path = tmp_path / "t.gguf"
     assert "giant" in refused("synth", "--shape", "giant", str(path))
     assert "q9" in refused("synth", "--shape", "tiny", "--type", "q9", str(path))
+    assert "mamba" in refused("synth", "--architecture", "mamba", str(path))
+    assert "qwen3moe" in refused("synth", "--shape", "moe-tiny", "--architecture", "bitnet", str(path))
+    for context in ("15", "-1", "12x"):
+        assert context in refused("synth", "--context", context, str(path))
     refused("synth", "--shape", "tiny")
     refused("synth", "--shape", "tiny", "--type", "i2_s", str(tmp_path / "no" / "t.gguf"), status=1)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "run/run.h"
 #include "test_support.h"
 
 /* ---- options ------------------------------------------------------------------------------- */
@@ -556,6 +557,32 @@ START_TEST(threads_share_a_model) {
 }
 END_TEST
 
+/* ---- where the time goes --------------------------------------------------------------------------------- */
+
+START_TEST(profile_adds_up) {
+    bitlm_model *m = open_model("story", NULL);
+    bitlm_session *s = open_session(m, "{\"n_ctx\":128}");
+    bl_profile *p = bl_session_profile(s);
+    double sum = 0;
+    free(generate(s, "Once upon a time", "{\"max_tokens\":4}", NULL, 0, NULL, NULL));
+    for (int i = 0; i < BL_OP_COUNT; i++)
+        ck_assert_double_eq(p->seconds[i], 0); /* nobody asked */
+    p->on = 1;
+    uint64_t start = bl_now_ns();
+    free(generate(s, "Lily and Tom went to the park", "{\"max_tokens\":60}", NULL, 0, NULL, NULL));
+    double wall = (double)(bl_now_ns() - start) * 1e-9;
+    for (int i = 0; i < BL_OP_COUNT; i++) {
+        ck_assert_msg(p->seconds[i] > 0, "no time for %s", bl_op_name(i));
+        sum += p->seconds[i];
+    }
+    ck_assert_ptr_null(bl_op_name(-1));
+    ck_assert_ptr_null(bl_op_name(BL_OP_COUNT));
+    ck_assert_msg(sum <= wall && sum > 0.9 * wall, "%g of %g seconds are accounted for", sum, wall);
+    bitlm_session_free(s);
+    bitlm_model_free(m);
+}
+END_TEST
+
 /* ---- codes ---------------------------------------------------------------------------------------------- */
 
 START_TEST(codes) {
@@ -601,6 +628,7 @@ int main(void) {
     tcase_add_test(c, memory_of_the_cache);
     tcase_add_test(c, models_are_shared);
     tcase_add_test(c, threads_share_a_model);
+    tcase_add_test(c, profile_adds_up);
     tcase_add_test(c, codes);
     suite_add_tcase(suite, c);
     return run_suite(suite);
