@@ -8,6 +8,9 @@
  * vpdpbusd with four activations broadcast to all lanes then sums each row in its own lane, exactly, and the
  * chain over groups is one vector fma for sixteen rows.  Sums of u are corrected by offset * xsums.
  *
+ * One token (decode): each four vectors meet its activations as they are cut, and only the sums are kept.  More
+ * tokens: the vectors are kept, and meet blocks of eight rows of activations.
+ *
  * Types whose bytes hold neighbouring weights (Q1_0, Q2_0, PQ2_0) give vectors of weights 8 or 4 apart; there the
  * activations are brought into that order, 256 at a time.
  *
@@ -20,7 +23,11 @@
 #define BLOCK 8   /* rows of activations that meet a vector of codes together */
 
 typedef struct step {
-    __m512i codes[STEP / 4];
+    union {
+        __m512i codes[STEP / 4];
+        __m512i part[STEP / 16][2]; /* one token: sums of 16 weights with each of its rows */
+    };
+    const int8_t *x[2];             /* those rows */
     __m512 d[STEP / 16]; /* scale of a group */
     __m512 m[STEP / 16]; /* its minimum */
 } step;
@@ -47,6 +54,25 @@ INLINE void columns(const uint8_t *const *row, int64_t at, __m512i *out) {
     out[3] = _mm512_unpackhi_epi64(b[1], b[3]);
 }
 
+/* Vectors i .. i+3, i a multiple of 4: kept (rows 0), or multiplied with the token's rows (1 or 2). */
+INLINE void emit4(step *s, int rows, int i, const __m512i *c) {
+    if (rows == 0) {
+        memcpy(s->codes + i, c, 4 * sizeof *c);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int t = 0; t < rows; t++) {
+        __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            int32_t four;
+            memcpy(&four, s->x[t] + 4 * (i + j), sizeof four);
+            sum = dp(sum, c[j], _mm512_set1_epi32(four));
+        }
+        s->part[i / 4][t] = sum;
+    }
+}
+
 /* The half at `at` of each row. */
 INLINE __m512 halves(const uint8_t *const *row, int64_t at) {
     uint16_t h[ROWS] BL_ALIGNED(32);
@@ -64,16 +90,18 @@ INLINE __m512i shift_and8(__m512i v, unsigned shift, char mask) {
 
 /* ---- a step of each type ------------------------------------------------------------------------- */
 
-INLINE void fill_q4(const uint8_t *const *row, int n, int has_min, step *s) {
+INLINE void fill_q4(const uint8_t *const *row, int n, int has_min, int rows, step *s) {
     int bytes = has_min ? 20 : 18;
     for (int b = 0; b < n / 32; b++) {
-        __m512i c[4];
+        __m512i c[4], low[4], high[4];
         columns(row, b * bytes + bytes - 16, c);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            s->codes[b * 8 + j] = and8(c[j], 15);
-            s->codes[b * 8 + 4 + j] = shift_and8(c[j], 4, 15);
+            low[j] = and8(c[j], 15);
+            high[j] = shift_and8(c[j], 4, 15);
         }
+        emit4(s, rows, b * 8, low);
+        emit4(s, rows, b * 8 + 4, high);
         s->d[b] = halves(row, b * bytes);
         if (has_min) {
             s->m[b] = halves(row, b * bytes + 2);
@@ -81,15 +109,17 @@ INLINE void fill_q4(const uint8_t *const *row, int n, int has_min, step *s) {
     }
 }
 
-INLINE void fill_q8_0(const uint8_t *const *row, int n, step *s) {
+INLINE void fill_q8_0(const uint8_t *const *row, int n, int rows, step *s) {
     for (int b = 0; b < n / 32; b++) {
         __m512i c[8];
         columns(row, b * 34 + 2, c);
         columns(row, b * 34 + 18, c + 4);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
-            s->codes[b * 8 + j] = _mm512_xor_si512(c[j], _mm512_set1_epi8(-128));
+            c[j] = _mm512_xor_si512(c[j], _mm512_set1_epi8(-128));
         }
+        emit4(s, rows, b * 8, c);
+        emit4(s, rows, b * 8 + 4, c + 4);
         s->d[b] = halves(row, b * 34);
     }
 }
@@ -103,7 +133,7 @@ INLINE __m512 signed_byte(__m512i v, unsigned i) {
 }
 INLINE __m512 low_half(__m512i v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
-INLINE void fill_q4_k(const uint8_t *const *row, step *s) {
+INLINE void fill_q4_k(const uint8_t *const *row, int rows, step *s) {
     __m512i c[4];
     columns(row, 0, c); /* d and dmin, then 12 bytes of scales and minima, 6 bits each */
     const __m512 d = low_half(c[0]), negative = _mm512_set1_ps(-0.0f);
@@ -117,13 +147,15 @@ INLINE void fill_q4_k(const uint8_t *const *row, step *s) {
         s->m[g] = _mm512_xor_ps(_mm512_mul_ps(dmin, unsigned_byte(minima[g / 4], g % 4)), negative);
     }
     for (int i = 0; i < 8; i++) { /* 16 bytes: half of a chunk of 64 weights */
+        __m512i low[4], high[4];
         columns(row, 16 + i * 16, c);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            int to = i / 2 * 16 + i % 2 * 4 + j;
-            s->codes[to] = and8(c[j], 15);
-            s->codes[to + 8] = shift_and8(c[j], 4, 15);
+            low[j] = and8(c[j], 15);
+            high[j] = shift_and8(c[j], 4, 15);
         }
+        emit4(s, rows, i / 2 * 16 + i % 2 * 4, low);
+        emit4(s, rows, i / 2 * 16 + i % 2 * 4 + 8, high);
     }
 }
 
@@ -132,18 +164,23 @@ INLINE __m512i six_bits(__m512i low, __m512i high) {
     return _mm512_ternarylogic_epi32(low, _mm512_set1_epi8(15), and8(high, 0x30), 0xea);
 }
 
-INLINE void fill_q6_k(const uint8_t *const *row, step *s) {
+INLINE void fill_q6_k(const uint8_t *const *row, int rows, step *s) {
     for (int i = 0; i < 4; i++) { /* half i/2, its dwords i%2*4 .. +3 */
-        __m512i a[4], b[4], h[4], *to = s->codes + i / 2 * 32 + i % 2 * 4;
+        __m512i a[4], b[4], h[4], c[4][4];
+        int to = i / 2 * 32 + i % 2 * 4;
         columns(row, i / 2 * 64 + i % 2 * 16, a);
         columns(row, i / 2 * 64 + 32 + i % 2 * 16, b);
         columns(row, 128 + i / 2 * 32 + i % 2 * 16, h);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            to[j] = six_bits(a[j], _mm512_slli_epi16(h[j], 4));
-            to[8 + j] = six_bits(b[j], _mm512_slli_epi16(h[j], 2));
-            to[16 + j] = six_bits(_mm512_srli_epi16(a[j], 4), h[j]);
-            to[24 + j] = six_bits(_mm512_srli_epi16(b[j], 4), _mm512_srli_epi16(h[j], 2));
+            c[0][j] = six_bits(a[j], _mm512_slli_epi16(h[j], 4));
+            c[1][j] = six_bits(b[j], _mm512_slli_epi16(h[j], 2));
+            c[2][j] = six_bits(_mm512_srli_epi16(a[j], 4), h[j]);
+            c[3][j] = six_bits(_mm512_srli_epi16(b[j], 4), _mm512_srli_epi16(h[j], 2));
+        }
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) {
+            emit4(s, rows, to + part * 8, c[part]);
         }
     }
     __m512i c[4];
@@ -155,59 +192,71 @@ INLINE void fill_q6_k(const uint8_t *const *row, step *s) {
     }
 }
 
-INLINE void fill_tq2_0(const uint8_t *const *row, step *s) {
+INLINE void fill_tq2_0(const uint8_t *const *row, int rows, step *s) {
     for (int i = 0; i < 4; i++) {
         __m512i c[4];
         columns(row, i * 16, c);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
+        for (unsigned p = 0; p < 4; p++) {
+            __m512i plane[4];
 #pragma GCC unroll 4
-            for (unsigned p = 0; p < 4; p++) {
-                s->codes[i / 2 * 32 + (int)p * 8 + i % 2 * 4 + j] = shift_and8(c[j], 2 * p, 3);
+            for (int j = 0; j < 4; j++) {
+                plane[j] = shift_and8(c[j], 2 * p, 3);
             }
+            emit4(s, rows, i / 2 * 32 + (int)p * 8 + i % 2 * 4, plane);
         }
     }
     s->d[0] = halves(row, 64);
 }
 
-/* Digit n of dword j: 32, 16 and 4 bytes' trits follow each other. */
-INLINE void fill_tq1_0(const uint8_t *const *row, step *s) {
+/* 32 and 16 bytes of five trits, 4 of four: digit n of all bytes of a part stands before digit n + 1. */
+INLINE void fill_tq1_0(const uint8_t *const *row, int rows, step *s) {
     trit_tables t;
     load_trit_tables(&t);
-    for (int i = 0; i < 4; i++) {
-        __m512i c[4];
-        int32_t last[ROWS];
-        if (i < 3) {
-            columns(row, i * 16, c);
-        } else {
-            for (int r = 0; r < ROWS; r++) {
-                memcpy(&last[r], row[r] + 48, sizeof last[r]);
-            }
-            c[0] = _mm512_loadu_si512(last);
+    for (int i = 0; i < 3; i++) {
+        __m512i c[4], fifth[4];
+        columns(row, i * 16, c);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            c[j] = look_up_trits(&t, c[j], &fifth[j]);
         }
-        for (int j = 0; j < (i < 3 ? 4 : 1); j++) {
-            __m512i fifth, four = look_up_trits(&t, c[j], &fifth);
-            for (unsigned p = 0; p < (i < 3 ? 5 : 4); p++) {
-                int to = i < 2 ? (int)p * 8 + i * 4 + j : i < 3 ? 40 + (int)p * 4 + j : 60 + (int)p;
-                s->codes[to] = p == 4 ? fifth : and8(_mm512_srl_epi16(four, _mm_cvtsi32_si128(2 * (int)p)), 3);
+#pragma GCC unroll 5
+        for (unsigned p = 0; p < 5; p++) {
+            __m512i plane[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                plane[j] = p == 4 ? fifth[j] : shift_and8(c[j], 2 * p, 3);
             }
+            emit4(s, rows, i < 2 ? (int)p * 8 + i * 4 : 40 + (int)p * 4, plane);
         }
     }
+    int32_t last[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        memcpy(&last[r], row[r] + 48, sizeof last[r]);
+    }
+    __m512i fifth, four = look_up_trits(&t, _mm512_loadu_si512(last), &fifth), plane[4];
+#pragma GCC unroll 4
+    for (unsigned p = 0; p < 4; p++) {
+        plane[p] = shift_and8(four, 2 * p, 3);
+    }
+    emit4(s, rows, 60, plane);
     s->d[0] = halves(row, 52);
 }
 
 /* Vector 4j + p: weights p, 4+p, 8+p and 12+p of 16. */
-INLINE void fill_quads(const uint8_t *const *row, int n, int block, step *s) {
+INLINE void fill_quads(const uint8_t *const *row, int n, int block, int rows, step *s) {
     int bytes = 2 + block / 4;
     for (int i = 0; i < n; i += 64) {
         __m512i c[4];
         columns(row, i / block * bytes + 2 + i % block / 4, c);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
+            __m512i plane[4];
 #pragma GCC unroll 4
             for (unsigned p = 0; p < 4; p++) {
-                s->codes[i / 4 + j * 4 + (int)p] = shift_and8(c[j], 2 * p, 3);
+                plane[p] = shift_and8(c[j], 2 * p, 3);
             }
+            emit4(s, rows, i / 4 + j * 4, plane);
         }
         if (i % block == 0) {
             s->d[i / block] = halves(row, i / block * bytes);
@@ -216,24 +265,26 @@ INLINE void fill_quads(const uint8_t *const *row, int n, int block, step *s) {
 }
 
 /* Vector 8j + p: weights p, 8+p, 16+p and 24+p of 32, as 0 or 2. */
-INLINE void fill_q1_0(const uint8_t *const *row, int n, step *s) {
+INLINE void fill_q1_0(const uint8_t *const *row, int n, int rows, step *s) {
     for (int b = 0; b < n / 128; b++) {
         __m512i c[4];
         columns(row, b * 18 + 2, c);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            __m512i *to = s->codes + b * 32 + j * 8;
+            __m512i to[8];
             to[0] = and8(_mm512_add_epi8(c[j], c[j]), 2);
 #pragma GCC unroll 7
             for (unsigned p = 1; p < 8; p++) {
                 to[p] = shift_and8(c[j], p - 1, 2);
             }
+            emit4(s, rows, b * 32 + j * 8, to);
+            emit4(s, rows, b * 32 + j * 8 + 4, to + 4);
         }
         s->d[b] = halves(row, b * 18);
     }
 }
 
-static void fill_ptq1_0(const uint8_t *const *row, int n, step *s) {
+INLINE void fill_ptq1_0(const uint8_t *const *row, int n, int rows, step *s) {
     uint8_t u[ROWS][128];
     const uint8_t *unpacked[ROWS];
     for (int b = 0; b < n / 128; b++) {
@@ -242,49 +293,56 @@ static void fill_ptq1_0(const uint8_t *const *row, int n, step *s) {
             unpacked[r] = u[r];
         }
         for (int i = 0; i < 8; i++) {
-            columns(unpacked, i * 16, s->codes + b * 32 + i * 4);
+            __m512i c[4];
+            columns(unpacked, i * 16, c);
+            emit4(s, rows, b * 32 + i * 4, c);
         }
         s->d[b] = halves(row, b * 28 + 26);
     }
 }
 
-static void fill(int32_t type, const uint8_t *const *row, int n, step *s) {
+INLINE void fill(int32_t type, const uint8_t *const *row, int n, int rows, step *s) {
     switch (type) {
     case BL_TYPE_Q4_0:
-        fill_q4(row, n, 0, s);
+        fill_q4(row, n, 0, rows, s);
         break;
     case BL_TYPE_Q4_1:
-        fill_q4(row, n, 1, s);
+        fill_q4(row, n, 1, rows, s);
         break;
     case BL_TYPE_Q8_0:
-        fill_q8_0(row, n, s);
+        fill_q8_0(row, n, rows, s);
         break;
     case BL_TYPE_Q4_K:
-        fill_q4_k(row, s);
+        fill_q4_k(row, rows, s);
         break;
     case BL_TYPE_Q6_K:
-        fill_q6_k(row, s);
+        fill_q6_k(row, rows, s);
         break;
     case BL_TYPE_TQ1_0:
-        fill_tq1_0(row, s);
+        fill_tq1_0(row, rows, s);
         break;
     case BL_TYPE_TQ2_0:
-        fill_tq2_0(row, s);
+        fill_tq2_0(row, rows, s);
         break;
     case BL_TYPE_Q1_0:
-        fill_q1_0(row, n, s);
+        fill_q1_0(row, n, rows, s);
         break;
     case BL_TYPE_PTQ1_0:
-        fill_ptq1_0(row, n, s);
+        fill_ptq1_0(row, n, rows, s);
         break;
     case BL_TYPE_Q2_0:
-        fill_quads(row, n, 64, s);
+        fill_quads(row, n, 64, rows, s);
         break;
     default: /* Q2_0_LEGACY, PQ2_0 */
-        fill_quads(row, n, 128, s);
+        fill_quads(row, n, 128, rows, s);
         break;
     }
 }
+
+/* By the number of rows that are multiplied at once; not inlined, as each is large. */
+static void fill_codes(int32_t type, const uint8_t *const *row, int n, step *s) { fill(type, row, n, 0, s); }
+static void fill_1(int32_t type, const uint8_t *const *row, int n, step *s) { fill(type, row, n, 1, s); }
+static void fill_2(int32_t type, const uint8_t *const *row, int n, step *s) { fill(type, row, n, 2, s); }
 
 /* ---- activations in the order of a step's vectors -------------------------------------------------- */
 
@@ -383,6 +441,47 @@ INLINE void run_block(const layout *l, int nt, int n_terms, int has_min, int wid
     for (int t = 0; t < nt; t++) {
         acc[t] = sum[t];
     }
+}
+
+/* Goes on with the chain of one token whose rows the step has met. */
+INLINE __m512 run_parts(const layout *l, int n_terms, int has_min, const step *s, int n, const inputs *in,
+                        __m512 acc) {
+    const int parts = l->group / 16;
+    for (int g = 0; g < n / l->group; g++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < n_terms; j++) {
+            int32_t xs = in->sums[j * in->n_groups + g];
+            __m512i is = _mm512_set1_epi32(-l->offset * xs);
+            for (int i = g * parts; i < (g + 1) * parts; i++) {
+                is = _mm512_add_epi32(is, s->part[i][j]);
+            }
+            __m512 scale = _mm512_set1_ps(in->d[j * in->n_groups + g]);
+            acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(is), _mm512_mul_ps(s->d[g], scale), acc);
+            if (has_min) {
+                acc = _mm512_fmadd_ps(_mm512_set1_ps((float)xs), _mm512_mul_ps(s->m[g], scale), acc);
+            }
+        }
+    }
+    return acc;
+}
+
+/* A step of one token. */
+static __m512 step_one(const layout *l, int n_terms, const uint8_t *const *row, int n, step *s, const inputs *in,
+                       __m512 acc) {
+    int8_t permuted[2][STEP];
+    for (int j = 0; j < n_terms; j++) {
+        s->x[j] = in->x + j * in->ldx;
+        if (l->apart) {
+            permute(l->order, s->x[j], n, permuted[j]);
+            s->x[j] = permuted[j];
+        }
+    }
+    if (n_terms == 1) {
+        fill_1(l->type, row, n, s);
+        return l->has_min ? run_parts(l, 1, 1, s, n, in, acc) : run_parts(l, 1, 0, s, n, in, acc);
+    }
+    fill_2(l->type, row, n, s);
+    return l->has_min ? run_parts(l, 2, 1, s, n, in, acc) : run_parts(l, 2, 0, s, n, in, acc);
 }
 
 INLINE void advance(inputs *in, int64_t rows) {
@@ -496,9 +595,13 @@ void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
                 for (; next < stop; next += 64) {
                     _mm_prefetch((const char *)next, _MM_HINT_T1);
                 }
-                fill(type, row, n, &s);
-                run_any(&l, n_terms, &s, n, (inputs){xq + first * ldx + i, xd + g, xsums + g, ldx, n_groups}, nt,
-                        acc);
+                const inputs in = {xq + first * ldx + i, xd + g, xsums + g, ldx, n_groups};
+                if (nt == 1) {
+                    acc[0] = step_one(&l, n_terms, row, n, &s, &in, acc[0]);
+                } else {
+                    fill_codes(type, row, n, &s);
+                    run_any(&l, n_terms, &s, n, in, nt, acc);
+                }
                 for (int j = 0; j < ROWS; j++) {
                     row[j] += bytes;
                 }
