@@ -122,9 +122,9 @@ bitlm_status bl_parallel(bl_context *c, bl_range_fn fn, void *arg, int64_t n, in
 typedef struct row_job {
     bl_context *c;
     const bl_batch *batch;
-    const float *in, *weight;   /* (rows, width), (width) */
-    float *out;
+    const float *weight;        /* (width), or NULL: no norm */
     int64_t width;
+    int pending;                /* c->y is to be added to c->x first */
 } row_job;
 
 static void embed_range(void *arg, int64_t begin, int64_t end, int thread) {
@@ -146,19 +146,29 @@ static void embed_range(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
-static void norm_range(void *arg, int64_t begin, int64_t end, int thread) {
+/* h = rmsnorm(x), after x += y where the block before has left y to be added. */
+static void enter_range(void *arg, int64_t begin, int64_t end, int thread) {
     const row_job *job = arg;
+    bl_context *c = job->c;
     (void)thread;
-    for (int64_t t = begin; t < end; t++)
-        job->c->kernels->rmsnorm(job->in + t * job->width, job->weight, job->width, job->c->model->norm_eps,
-                                 job->out + t * job->width);
+    for (int64_t t = begin; t < end; t++) {
+        float *x = c->x + t * job->width;
+        if (job->pending)
+            c->kernels->add(x, c->y + t * job->width, job->width);
+        if (job->weight)
+            c->kernels->rmsnorm(x, job->weight, job->width, c->model->norm_eps, c->h + t * job->width);
+    }
 }
 
-static void add_range(void *arg, int64_t begin, int64_t end, int thread) {
+/* h = rmsnorm(h) */
+static void sub_norm_range(void *arg, int64_t begin, int64_t end, int thread) {
     const row_job *job = arg;
+    bl_context *c = job->c;
     (void)thread;
-    job->c->kernels->add(job->out + begin * job->width, job->in + begin * job->width,
-                         (end - begin) * job->width);
+    for (int64_t t = begin; t < end; t++) {
+        float *h = c->h + t * job->width;
+        c->kernels->rmsnorm(h, job->weight, job->width, c->model->norm_eps, h);
+    }
 }
 
 /* gate = act(gate) * up, then the sub-norm, a row at a time while it is in cache. */
@@ -176,70 +186,52 @@ static void act_range(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
-bitlm_status bl_act_rows(bl_context *c, int64_t n, int64_t width, const float *sub_norm) {
-    row_job job = {.c = c, .weight = sub_norm, .width = width};
-    return bl_parallel(c, act_range, &job, n, 8);
+bitlm_status bl_linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y,
+                           const bl_before *before) {
+    return bl_linear_run(c, &l, 1, x, l->k, n, &y, &l->n, before);
 }
 
-static bitlm_status norm_rows(bl_context *c, const float *in, const float *weight, int64_t n, int64_t width,
-                              float *out) {
-    row_job job = {.c = c, .in = in, .weight = weight, .out = out, .width = width};
-    return bl_parallel(c, norm_range, &job, n, 8);
+bitlm_status bl_act_down(bl_context *c, const bl_linear *down, int64_t n, const float *sub_norm, float *y) {
+    row_job job = {.c = c, .weight = sub_norm, .width = down->k};
+    bl_before act = {act_range, &job, BL_OP_ACTIVATION};
+    return bl_linear_one(c, down, c->gate, n, y, &act);
 }
 
-static bitlm_status add_rows(bl_context *c, float *x, const float *y, int64_t n, int64_t width) {
-    row_job job = {.c = c, .in = y, .out = x, .width = width};
-    return bl_parallel(c, add_range, &job, n, 16);
-}
+/* ---- the blocks ----------------------------------------------------------------------------
+ * pending: c->y is still to be added to c->x. */
 
-bitlm_status bl_linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y) {
-    return bl_linear_run(c, &l, 1, x, l->k, n, &y, &l->n);
-}
-
-/* ---- the blocks ---------------------------------------------------------------------------- */
-
-static bitlm_status attention_block(bl_context *c, const bl_batch *b, int64_t index) {
+static bitlm_status attention_block(bl_context *c, const bl_batch *b, int64_t index, int pending) {
     const bitlm_model *m = c->model;
     const bl_layer *l = &m->layers[index];
     const bl_linear *qkv[] = {&l->q, &l->k, &l->v};
     float *out[] = {c->q, c->k, c->v};
     int64_t ld[] = {l->q.n, l->k.n, l->v.n};
-    bl_profile_switch(&c->profile, BL_OP_NORM);
-    bitlm_status status = norm_rows(c, c->x, l->attn_norm, b->n, m->hidden_size, c->h);
+    row_job enter = {.c = c, .weight = l->attn_norm, .width = m->hidden_size, .pending = pending};
+    row_job sub_norm = {.c = c, .weight = l->attn_sub_norm, .width = m->n_heads * m->head_dim};
+    bl_before norm = {enter_range, &enter, BL_OP_NORM}, sub = {sub_norm_range, &sub_norm, BL_OP_NORM};
     bl_profile_switch(&c->profile, BL_OP_QKV);
-    if (!status)
-        status = bl_linear_run(c, qkv, 3, c->h, m->hidden_size, b->n, out, ld);
+    bitlm_status status = bl_linear_run(c, qkv, 3, c->h, m->hidden_size, b->n, out, ld, &norm);
     if (!status)
         status = bl_attention_run(c, b, index);
-    bl_profile_switch(&c->profile, BL_OP_NORM);
-    if (!status && l->attn_sub_norm)
-        status = norm_rows(c, c->h, l->attn_sub_norm, b->n, m->n_heads * m->head_dim, c->h);
     bl_profile_switch(&c->profile, BL_OP_O);
-    if (!status)
-        status = bl_linear_one(c, &l->o, c->h, b->n, c->y);
-    return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
+    return status ? status : bl_linear_one(c, &l->o, c->h, b->n, c->y, l->attn_sub_norm ? &sub : NULL);
 }
 
+/* Leaves c->y to be added, unless there are experts. */
 static bitlm_status ffn_block(bl_context *c, const bl_batch *b, int64_t index) {
     const bitlm_model *m = c->model;
     const bl_layer *l = &m->layers[index];
     const bl_linear *gate_up[] = {&l->gate, &l->up};
     float *out[] = {c->gate, c->up};
     int64_t ld[] = {m->ffn_size, m->ffn_size};
-    bl_profile_switch(&c->profile, BL_OP_NORM);
-    bitlm_status status = norm_rows(c, c->x, l->ffn_norm, b->n, m->hidden_size, c->h);
+    row_job enter = {.c = c, .weight = l->ffn_norm, .width = m->hidden_size, .pending = 1};
+    bl_before norm = {enter_range, &enter, BL_OP_NORM};
     bl_profile_switch(&c->profile, BL_OP_GATE_UP);
-    if (!status && l->experts)
-        return bl_moe_run(c, l, b->n);
-    if (!status)
-        status = bl_linear_run(c, gate_up, 2, c->h, m->hidden_size, b->n, out, ld);
-    bl_profile_switch(&c->profile, BL_OP_ACTIVATION);
-    if (!status)
-        status = bl_act_rows(c, b->n, m->ffn_size, l->ffn_sub_norm);
+    if (l->experts)
+        return bl_moe_run(c, l, b->n, &norm);
+    bitlm_status status = bl_linear_run(c, gate_up, 2, c->h, m->hidden_size, b->n, out, ld, &norm);
     bl_profile_switch(&c->profile, BL_OP_DOWN);
-    if (!status)
-        status = bl_linear_one(c, &l->down, c->gate, b->n, c->y);
-    return status ? status : add_rows(c, c->x, c->y, b->n, m->hidden_size);
+    return status ? status : bl_act_down(c, &l->down, b->n, l->ffn_sub_norm, c->y);
 }
 
 bitlm_status bl_forward_layers(bl_context *c, const bl_batch *batch, int64_t first, int64_t last, const float *x) {
@@ -251,9 +243,17 @@ bitlm_status bl_forward_layers(bl_context *c, const bl_batch *batch, int64_t fir
         memcpy(c->x, x, (size_t)(batch->n * c->model->hidden_size) * sizeof *x);
     for (int64_t i = first; i < last && !status; i++) {
         status = attention_block(c, batch, i);
+    int op = bl_profile_switch(&c->profile, BL_OP_EMBED), pending = 0;
+    bitlm_status status = bl_parallel(c, embed_range, &embed, batch->n, 8);
+    for (int64_t i = 0; i < c->model->n_layers && !status; i++) {
+        status = attention_block(c, batch, i, pending);
         if (!status)
             status = ffn_block(c, batch, i);
+        pending = !c->model->layers[i].experts;
     }
+    row_job leave = {.c = c, .width = c->model->hidden_size, .pending = pending};
+    if (!status)
+        status = bl_parallel(c, enter_range, &leave, batch->n, 8);
     bl_profile_switch(&c->profile, op);
     return status;
 }
@@ -275,7 +275,7 @@ bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_row
         else
             memcpy(h, x, (size_t)m->hidden_size * sizeof(float));
     }
-    bitlm_status status = bl_linear_one(c, &m->head, c->h, n_rows, logits);
+    bitlm_status status = bl_linear_one(c, &m->head, c->h, n_rows, logits, NULL);
     bl_profile_switch(&c->profile, op);
     return status;
 }
@@ -302,7 +302,7 @@ bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq,
             c->kernels->rmsnorm(mean, m->pool_norm, width, m->norm_eps, mean);
     }
     if (m->pool_proj.data)
-        status = bl_linear_one(c, &m->pool_proj, c->h, n_seq, out);
+        status = bl_linear_one(c, &m->pool_proj, c->h, n_seq, out, NULL);
     else
         memcpy(out, c->h, (size_t)(n_seq * width) * sizeof(float));
     for (int64_t s = 0; s < n_seq && !status; s++) {

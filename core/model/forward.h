@@ -93,17 +93,30 @@ bitlm_status bl_forward_pool(bl_context *c, const int64_t *first, int64_t n_seq,
 
 /* ---- parts, in linear.c and attention.c ------------------------------------------------- */
 
+/* Runs fn over n items in tiles of `step` by the pool. */
+typedef void (*bl_range_fn)(void *arg, int64_t begin, int64_t end, int thread);
+bitlm_status bl_parallel(bl_context *c, bl_range_fn fn, void *arg, int64_t n, int64_t step);
+
+/* What makes the rows of a layer's input: each row is quantized by the thread that made it, while it
+ * is in its cache, and the threads meet once for both. */
+typedef struct bl_before {
+    bl_range_fn fn;
+    void *arg;
+    int op;              /* whose time that is, with the quantizing (profile.h) */
+} bl_before;
+
 /* y_i = layer_i(x) for n tokens, x ldx floats a token, y_i ldy_i; the layers share the input
- * and its size. */
+ * and its size.  before: makes x's rows first, or NULL. */
 bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers,
                            const float *x, int64_t ldx, int64_t n, float *const *y,
-                           const int64_t *ldy);
+                           const int64_t *ldy, const bl_before *before);
 /* The same for one layer, its input and output dense. */
-bitlm_status bl_linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y);
-/* c->gate = act(c->gate) * c->up for n rows of `width`, then RMSNorm by sub_norm unless NULL. */
-bitlm_status bl_act_rows(bl_context *c, int64_t n, int64_t width, const float *sub_norm);
-/* The experts of layer l over n rows of c->h; adds to c->x. */
-bitlm_status bl_moe_run(bl_context *c, const bl_layer *l, int64_t n);
+bitlm_status bl_linear_one(bl_context *c, const bl_linear *l, const float *x, int64_t n, float *y,
+                           const bl_before *before);
+/* y = down(act(c->gate) * c->up) for n rows, with RMSNorm by sub_norm before down unless NULL. */
+bitlm_status bl_act_down(bl_context *c, const bl_linear *down, int64_t n, const float *sub_norm, float *y);
+/* The experts of layer l over n rows of c->h, which `before` makes; adds to c->x. */
+bitlm_status bl_moe_run(bl_context *c, const bl_layer *l, int64_t n, const bl_before *before);
 /* Activation scales a token needs for this layer; 0 for an absent one. */
 int64_t bl_linear_groups(const bl_linear *l);
 /* Rotates c->q and c->k, stores c->k and c->v into the cache of `layer`, attends; the result is
@@ -111,8 +124,5 @@ int64_t bl_linear_groups(const bl_linear *l);
 bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t layer);
 /* Copies the keys and values of the first n positions at base `from` to base `to`. */
 bitlm_status bl_kv_copy(bl_context *c, int64_t from, int64_t to, int64_t n);
-/* Runs fn over n items in tiles of `step` by the pool. */
-typedef void (*bl_range_fn)(void *arg, int64_t begin, int64_t end, int thread);
-bitlm_status bl_parallel(bl_context *c, bl_range_fn fn, void *arg, int64_t n, int64_t step);
 
 #endif

@@ -7,12 +7,15 @@
 
 /* Largest number of layers that share one input (gate and up, or q, k and v). */
 #define MAX_SHARED 3
+/* Bytes of weights that a tile of few tokens reads at least. */
+#define FEW_TOKENS_TILE (1 << 17)
 
 typedef struct quant_job {
     bl_context *c;
     const bl_linear *layer;
     const float *x;
     int64_t ldx;
+    const bl_before *before;  /* or NULL */
 } quant_job;
 
 int64_t bl_linear_groups(const bl_linear *l) {
@@ -80,6 +83,8 @@ static void quant_range(void *arg, int64_t begin, int64_t end, int thread) {
     const quant_job *job = arg;
     bl_context *c = job->c;
     const bl_linear *l = job->layer;
+    if (job->before)
+        job->before->fn(job->before->arg, begin, end, thread);
     for (int64_t t = begin; t < end; t++) {
         const float *x = job->x + t * job->ldx;
         if (l->kind == BL_LINEAR_TERNARY) {
@@ -159,8 +164,13 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
     rows = rows / 16 * 16;
     if (rows < 16)
         rows = c->kernels->cpu == BL_CPU_REF ? 4 : 16;
-    /* at least four tiles a thread, so that one slow thread does not hold up the rest */
-    int64_t share = l->n / (4 * bl_pool_threads(c->pool)) / 16 * 16;
+    /* at least four tiles a thread, so that one slow thread does not hold up the rest; but a tile that
+     * only reads is long, since what is fetched ahead at its end comes for another thread */
+    int64_t threads = bl_pool_threads(c->pool), share = l->n / (4 * threads) / 16 * 16;
+    if (n_tok < 8) {
+        int64_t read = FEW_TOKENS_TILE / BL_MAX(bl_row_bytes(l->type, l->k), 1);
+        share = BL_MAX(share, (BL_MIN(read, l->n / threads) + 15) / 16 * 16);
+    }
     if (share >= 16 && rows > share)
         rows = share;
     return BL_MIN(rows, l->n);
@@ -189,9 +199,15 @@ static void norm_input(void *arg, int64_t begin, int64_t end, int thread) {
 }
 
 static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
-                              int64_t ldx, int64_t n, float *const *y, const int64_t *ldy) {
+                              int64_t ldx, int64_t n, float *const *y, const int64_t *ldy, const bl_before *before) {
     linear_job job = {.c = c, .x = x, .ldx = ldx, .n_tok = n, .n_layers = n_layers};
-    int op = bl_profile_switch(&c->profile, BL_OP_NORM);
+    int op = bl_profile_switch(&c->profile, before ? before->op : BL_OP_NORM);
+    if (before && (layers[0]->norm_in || layers[0]->kind == BL_LINEAR_FLOAT)) {
+        bitlm_status status = bl_parallel(c, before->fn, before->arg, n, 8);
+        if (status)
+            return status;
+        before = NULL;
+    }
     int64_t n_max = 0;
     int widest = 0;
     if (layers[0]->norm_in) { /* alone in its group */
@@ -203,7 +219,7 @@ static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int
         job.ldx = ldx = layers[0]->k;
     }
     if (layers[0]->kind != BL_LINEAR_FLOAT) {
-        quant_job quant = {c, layers[0], x, ldx};
+        quant_job quant = {c, layers[0], x, ldx, before};
         bitlm_status status = bl_parallel(c, quant_range, &quant, n, 8);
         if (status)
             return status;
@@ -229,12 +245,13 @@ static bitlm_status run_group(bl_context *c, const bl_linear *const *layers, int
 }
 
 bitlm_status bl_linear_run(bl_context *c, const bl_linear *const *layers, int n_layers, const float *x,
-                           int64_t ldx, int64_t n, float *const *y, const int64_t *ldy) {
+                           int64_t ldx, int64_t n, float *const *y, const int64_t *ldy, const bl_before *before) {
     for (int begin = 0, end; begin < n_layers; begin = end) {
         end = begin + 1;
         while (end < n_layers && end - begin < MAX_SHARED && same_input(layers[begin], layers[end]))
             end++;
-        bitlm_status status = run_group(c, layers + begin, end - begin, x, ldx, n, y + begin, ldy + begin);
+        bitlm_status status = run_group(c, layers + begin, end - begin, x, ldx, n, y + begin, ldy + begin,
+                                        begin == 0 ? before : NULL);
         if (status)
             return status;
     }

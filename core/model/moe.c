@@ -68,13 +68,10 @@ static bitlm_status run_expert(bl_context *c, const bl_linear *gate, const bl_li
     const bl_linear *both[] = {gate, up};
     float *out[] = {c->gate, c->up};
     int64_t ld[] = {gate->n, up->n};
-    bitlm_status status = bl_linear_run(c, both, 2, x, gate->k, n, out, ld);
-    int op = bl_profile_switch(&c->profile, BL_OP_ACTIVATION);
+    bitlm_status status = bl_linear_run(c, both, 2, x, gate->k, n, out, ld, NULL);
+    int op = bl_profile_switch(&c->profile, BL_OP_DOWN);
     if (!status)
-        status = bl_act_rows(c, n, gate->n, NULL);
-    bl_profile_switch(&c->profile, BL_OP_DOWN);
-    if (!status)
-        status = bl_linear_one(c, down, c->gate, n, c->y);
+        status = bl_act_down(c, down, n, NULL, c->y);
     bl_profile_switch(&c->profile, op);
     return status;
 }
@@ -93,7 +90,7 @@ static void add_members(bl_context *c, int64_t count) {
 static bitlm_status run_shared(bl_context *c, const bl_layer *l, int64_t n) {
     bitlm_status status = BITLM_OK;
     if (l->shared_router.data)
-        status = bl_linear_one(c, &l->shared_router, c->h, n, c->member_weights);
+        status = bl_linear_one(c, &l->shared_router, c->h, n, c->member_weights, NULL);
     for (int64_t t = 0; t < n; t++) {
         c->members[t] = (int32_t)t;
         c->member_weights[t] = l->shared_router.data ? 1.0f / (1.0f + bl_expf(-c->member_weights[t])) : 1.0f;
@@ -105,9 +102,9 @@ static bitlm_status run_shared(bl_context *c, const bl_layer *l, int64_t n) {
     return status;
 }
 
-bitlm_status bl_moe_run(bl_context *c, const bl_layer *l, int64_t n) {
+bitlm_status bl_moe_run(bl_context *c, const bl_layer *l, int64_t n, const bl_before *before) {
     route_job job = {c, l};
-    bitlm_status status = bl_linear_one(c, &l->router, c->h, n, c->router);
+    bitlm_status status = bl_linear_one(c, &l->router, c->h, n, c->router, before);
     if (!status)
         status = bl_parallel(c, route_range, &job, n, 16);
     for (int64_t e = 0; e < c->model->n_experts && !status; e++) {
