@@ -20,7 +20,6 @@ import time
 import bench_report
 from bench_models import FAST, TRIES, Bench, summary, words
 
-THREADS = 2
 DECODED = 48
 PROMPT = 512
 
@@ -43,8 +42,8 @@ def module_or_reason(name, what):
 class Ours:
     """bench_model that waits for what to do next, so that turns can be taken with another program."""
 
-    def __init__(self, program, path):
-        self.process = subprocess.Popen([program, "--tokens", str(DECODED), path, f"turns:{THREADS}"], stdin=subprocess.PIPE,
+    def __init__(self, program, path, threads):
+        self.process = subprocess.Popen([program, "--tokens", str(DECODED), path, f"turns:{threads}"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "ready\n", "bench_model turns does not run"
 
@@ -61,10 +60,9 @@ class Ours:
 class LlamaCpp:
     """Decode and prefill by the library's own calls, without sampling or text: what llama-bench times."""
 
-    def __init__(self, module, path):
-        self.model = module.Llama(model_path=path, n_ctx=PROMPT + 64, n_batch=PROMPT, n_threads=THREADS,
-                                  n_threads_batch=THREADS, verbose=False)
-        self.version = module.__version__
+    def __init__(self, module, path, threads):
+        self.model = module.Llama(model_path=path, n_ctx=PROMPT + 64, n_batch=PROMPT, n_threads=threads,
+                                  n_threads_batch=threads, verbose=False)
 
     def prefill(self):
         self.model.reset()
@@ -86,26 +84,28 @@ def beside_llama(bench, program, shape, kind, module):
     path = bench.model(shape, kind)
     if not path:
         return
-    print(f"peers: {shape} {kind}, llama-cpp-python {module.__version__}", flush=True)
-    try:
-        theirs = LlamaCpp(module, path)
-    except (ValueError, RuntimeError) as why:
-        print(f"peers: llama.cpp does not load {path}: {why}")
-        return
-    ours, rates = Ours(program, path), {"decode": ([], []), "prefill 512": ([], [])}
-    for attempt in range(int(TRIES) + 1):
-        turn = {"decode": (ours.rate("decode"), theirs.decode()),
-                "prefill 512": (ours.rate(f"prefill {PROMPT}"), theirs.prefill())}
-        for what, pair in turn.items():
-            if attempt:  # the first turn warms up
-                for side, value in zip(rates[what], pair):
-                    side.append(value)
-    ours.close()
-    name = f"llama.cpp (llama-cpp-python {theirs.version})"
-    figures = {f"{what} tokens": {"bitlm": summary(a), name: summary(b)} for what, (a, b) in rates.items()}
-    figures["ratios"] = {f"{what} bitlm / llama.cpp": ratio(a, b) for what, (a, b) in rates.items()}
-    bench.keep("peers", shape, kind, "", {"model": {}, "figures": figures})
-    del theirs
+    name, figures, ratios = f"llama.cpp (llama-cpp-python {module.__version__})", {}, {}
+    for threads in (1, 2):
+        print(f"peers: {shape} {kind}, {name}, threads {threads}", flush=True)
+        try:
+            theirs = LlamaCpp(module, path, threads)
+        except (ValueError, RuntimeError) as why:
+            print(f"peers: llama.cpp does not load {path}: {why}")
+            return
+        ours, rates = Ours(program, path, threads), {"decode": ([], []), f"prefill {PROMPT}": ([], [])}
+        for attempt in range(int(TRIES) + 1):
+            turn = {"decode": (ours.rate("decode"), theirs.decode()),
+                    f"prefill {PROMPT}": (ours.rate(f"prefill {PROMPT}"), theirs.prefill())}
+            for what, pair in turn.items():
+                if attempt:  # the first turn warms up
+                    for side, value in zip(rates[what], pair):
+                        side.append(value)
+        ours.close()
+        for what, (a, b) in rates.items():
+            figures[f"{what}, {threads}T, tokens"] = {"bitlm": summary(a), name: summary(b)}
+            ratios[f"{what} {threads}T bitlm / llama.cpp"] = ratio(a, b)
+        del theirs
+    bench.keep("peers", shape, kind, "", {"model": {}, "figures": {**figures, "ratios": ratios}})
     bench.drop(path)
 
 
@@ -126,10 +126,11 @@ def beside_sentence_transformers(bench, program, module):
         print("peers: all-MiniLM-L6-v2 is left out: its package holds no sentence-transformers folder")
         return
     import torch
-    torch.set_num_threads(THREADS)
+    threads = 2
+    torch.set_num_threads(threads)
     model, texts = module.SentenceTransformer(folder, device="cpu"), sentences()
     print(f"peers: embed, sentence-transformers {module.__version__}", flush=True)
-    process = subprocess.Popen([program, "embed", f"texts:{THREADS}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([program, "embed", f"texts:{threads}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ours, theirs = [], []
     for attempt in range(int(TRIES) + 1):
         process.stdin.write("\n".join(texts) + "\n\n")
@@ -145,7 +146,7 @@ def beside_sentence_transformers(bench, program, module):
     process.wait()
     name = f"sentence-transformers {module.__version__}, all-MiniLM-L6-v2"
     bench.keep("peers", "embed", "built-in", "", {"model": {}, "figures": {
-        "texts": {"bitlm": summary(ours), name: summary(theirs)},
+        "texts, 2T": {"bitlm": summary(ours), name: summary(theirs)},
         "ratios": {"texts bitlm / sentence-transformers": ratio(ours, theirs)}}})
 
 
