@@ -25,12 +25,28 @@ _Static_assert(sizeof(amx_config) == 64, "TILECFG");
 
 #define AMX_NAME(name) name##_amx
 
+/* GCC's intrinsics do not say that they read memory (of a configuration, 8 bytes): stores before them must not
+ * move behind them. */
+#define MEMORY_IS_READ() __asm__ volatile("" : : : "memory")
+
+static inline void tile_configure(const amx_config *config) {
+    __asm__ volatile("" : : "r"(config) : "memory");
+    _tile_loadconfig(config);
+}
+
 /* The tiles' numbers are part of the instructions: constants. */
-#define tile_configure(config) _tile_loadconfig(config)
 #define tile_release() _tile_release()
 #define tile_zero(t) _tile_zero(t)
-#define tile_load(t, p, stride) _tile_loadd(t, p, stride)
-#define tile_store(t, p, stride) _tile_stored(t, p, stride)
+#define tile_load(t, p, stride)                                                                                \
+    do {                                                                                                       \
+        MEMORY_IS_READ();                                                                                      \
+        _tile_loadd(t, p, stride);                                                                             \
+    } while (0)
+#define tile_store(t, p, stride)                                                                               \
+    do {                                                                                                       \
+        _tile_stored(t, p, stride);                                                                            \
+        MEMORY_IS_READ(); /* by what follows */                                                                \
+    } while (0)
 /* c[m][n] += a[m][4k+i] * b[k][4n+i] over k and i < 4; a is signed, b unsigned. */
 #define tile_dot_su(c, a, b) _tile_dpbsud(c, a, b)
 

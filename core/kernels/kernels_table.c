@@ -14,6 +14,7 @@
 #if defined(__x86_64__)
 extern const bl_kernels bl_kernels_avx2;
 extern const bl_kernels bl_kernels_avx512;
+const bl_kernels *bl_kernels_amx(void); /* kernels_amx.c, made at the first call */
 #elif defined(__aarch64__)
 extern const bl_kernels bl_kernels_neon, bl_kernels_neon_dotprod, bl_kernels_neon_i8mm;
 #endif
@@ -31,21 +32,31 @@ static const bl_kernels *const tables[] = {
 #endif
 };
 
+/* Number i of them and, after them, of those that are made of another; NULL past the end. */
+static const bl_kernels *table(size_t i) {
+#if defined(__x86_64__)
+    if (i == BL_COUNT(tables)) {
+        return bl_kernels_amx();
+    }
+#endif
+    return i < BL_COUNT(tables) ? tables[i] : NULL;
+}
+
 const bl_kernels *bl_kernels_get(uint32_t mask) {
     uint32_t usable = bl_cpu_detect() & mask;
-    for (size_t i = BL_COUNT(tables); i-- > 1;) {
-        if ((tables[i]->cpu & usable) == tables[i]->cpu) {
-            return tables[i];
-        }
+    const bl_kernels *t, *best = NULL;
+    for (size_t i = 0; (t = table(i)) != NULL; i++) {
+        best = (t->cpu & usable) == t->cpu ? t : best; /* plain C needs nothing */
     }
-    return tables[0];
+    return best;
 }
 
 const bl_kernels *bl_kernels_nth(int i) {
     uint32_t usable = bl_cpu_detect();
-    for (size_t t = 0; t < BL_COUNT(tables); t++) {
-        if ((tables[t]->cpu & usable) == tables[t]->cpu && i-- == 0) {
-            return tables[t];
+    const bl_kernels *t;
+    for (size_t n = 0; (t = table(n)) != NULL; n++) {
+        if ((t->cpu & usable) == t->cpu && i-- == 0) {
+            return t;
         }
     }
     return NULL;

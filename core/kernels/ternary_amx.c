@@ -17,8 +17,10 @@
 #include "kernels/kernels_amx.h"
 
 #define PANEL_ROWS 32
-#define PIECE_K 1280     /* a multiple of 256; 32 rows are 40 KiB (bl_ternary_scratch) */
+#define PIECE_K 2560     /* a multiple of 256 */
 #define PANEL_TOKENS 256 /* int32 sums of 256 x 32 live on the stack: 32 KiB */
+
+_Static_assert(PANEL_ROWS * PIECE_K <= BL_TERNARY_SCRATCH_MIN, "a piece's tiles");
 
 /* Numbers of the tiles: sums of token block a and row block b are SUM + 2a + b. */
 #define SUM00 0
