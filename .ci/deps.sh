@@ -1,5 +1,5 @@
 #!/bin/sh
-# deps.sh [python] [postgresql] [valgrind] [fuzz]: installs what the build and the tests lack,
+# deps.sh [python] [postgresql] [valgrind] [fuzz] [arm]: installs what the build and the tests lack,
 # after printing it.  Looks for the tools themselves, so it says nothing on a machine
 # that has them from elsewhere.  Without apt or root it prints the list and stops.
 set -eu
@@ -48,8 +48,12 @@ for extra in "$@"; do
         ;;
     valgrind) need valgrind command -v valgrind ;;
     fuzz) need "clang libclang-rt-14-dev" command -v clang ;;
+    arm)
+        need "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" command -v aarch64-linux-gnu-gcc
+        need qemu-user command -v qemu-aarch64
+        ;;
     *)
-        echo "deps.sh: '$extra' is not python, postgresql, valgrind or fuzz" >&2
+        echo "deps.sh: '$extra' is not python, postgresql, valgrind, fuzz or arm" >&2
         exit 2
         ;;
     esac

@@ -103,6 +103,10 @@ typedef struct bitlm_text {
 #define BITLM_KV_F32 1
 #define BITLM_KV_INT8 2  /* a scale per token and head; needs a head size that is a multiple of 8 */
 #define BITLM_KV_INT4 3
+/* What quantized layers make of their inputs; a model trained with int8 loses by the others (docs/BENCHMARKS.md). */
+#define BITLM_ACTIVATIONS_INT8 0
+#define BITLM_ACTIVATIONS_A4_8 1    /* BitNet a4.8: int4 before attention and feed-forward, int8 of the larger half before o */
+#define BITLM_ACTIVATIONS_BINARY 2  /* signs times their mean magnitude, in every layer of the blocks */
 #define BITLM_TRUNCATE_NONE 0
 #define BITLM_TRUNCATE_START 1  /* drop the start */
 #define BITLM_TRUNCATE_END 2    /* drop the end */
@@ -137,6 +141,7 @@ typedef struct bitlm_options {
     int32_t load;            /* BITLM_LOAD_*; json "auto", "mmap", "copy" */
     int32_t hidden_act;      /* BITLM_ACT_*; json "auto", "relu2", "silu": overrides the file */
     int32_t rows;            /* 0 .. 16: the cache holds so many texts of n_ctx, up to 4096 tokens; 0: the call's own */
+    int32_t activations;     /* BITLM_ACTIVATIONS_*; json "int8", "a4.8", "binary"; of the session */
     int32_t lookup;          /* 0 .. 15: tokens guessed from the text so far and checked in one step; 0: off */
     int32_t chat_template;   /* 0: the file's; else 1 .. by the names of option chat_template */
     int32_t timeout_ms;      /* 0: none */
@@ -522,6 +527,19 @@ BITLM_API bitlm_status bitlm_vector_report(const float *values, const void *data
 
 /* ---- conversion of models (docs/CONVERT.md) ---------------------------------------------- */
 
+/* How float weights become trits: limit and scale of each span of weights. */
+#define BITLM_TERNARY_ABSMEAN 0 /* m = max(mean|w|, 1e-5): trit = round(w/m), half to even, within -1 .. 1; scale m */
+#define BITLM_TERNARY_TWN 1     /* t = 0.7 mean|w|: trit = sign of w where |w| > t; scale = mean|w| of those */
+#define BITLM_SCALE_TENSOR 0    /* the span is the matrix */
+#define BITLM_SCALE_ROW 1       /* a row: an output of the layer */
+#define BITLM_SCALE_GROUP 2     /* a block of the type: 256 weights of TQ1_0 and TQ2_0, 64 of Q2_0 */
+
+/* The type of one tensor of the output: hybrid precision. */
+typedef struct bitlm_tensor_choice {
+    bitlm_text name;  /* in the GGUF file: "blk.0.ffn_down.weight" */
+    bitlm_text type;  /* "q8_0" */
+} bitlm_tensor_choice;
+
 typedef struct bitlm_convert_options {
     uint32_t size;              /* sizeof(bitlm_convert_options) */
     uint32_t flags;             /* 0 */
@@ -532,6 +550,10 @@ typedef struct bitlm_convert_options {
     bitlm_text pre;             /* how the vocabulary splits text, where the tokenizer's pattern is not known */
     void (*progress)(void *context, double fraction); /* may be NULL; on the calling thread, fraction in [0, 1] */
     void *progress_context;
+    int32_t ternary;            /* BITLM_TERNARY_*, for float weights that become a ternary type */
+    int32_t scale_per;          /* BITLM_SCALE_*; I2_S holds one scale for a tensor */
+    const bitlm_tensor_choice *choices; /* (n_choices) linear layers, embedding or head of their own type */
+    size_t n_choices;
 } bitlm_convert_options;
 
 BITLM_API void bitlm_convert_options_init(bitlm_convert_options *options);
@@ -542,6 +564,56 @@ BITLM_API void bitlm_convert_options_init(bitlm_convert_options *options);
 BITLM_API bitlm_status bitlm_convert(const char *source, size_t source_length, const char *output,
                                      size_t output_length, const bitlm_convert_options *options,
                                      const bitlm_host *host, bitlm_error *error);
+
+/* ---- hybrid precision (docs/QUANTIZATION.md) --------------------------------------------------- */
+
+/* What became of one tensor. */
+typedef struct bitlm_quantized_tensor {
+    uint32_t size;           /* sizeof(bitlm_quantized_tensor) */
+    uint32_t flags;          /* 0 */
+    const char *name;        /* NUL-terminated, as the other texts; valid during the callback */
+    const char *source_type; /* "F16" */
+    const char *type;        /* "Q2_0"; equal to source_type: left as it was */
+    uint64_t source_bytes, bytes;
+    double error;            /* nats a token, of this tensor's change alone */
+} bitlm_quantized_tensor;
+
+typedef struct bitlm_quantize_options {
+    uint32_t size;            /* sizeof(bitlm_quantize_options) */
+    uint32_t flags;           /* 0 */
+    uint64_t budget_bytes;    /* the file has at most so many; 0: none */
+    double max_error;         /* nats a token, > 0; 0: none.  One of the two is given */
+    bitlm_text text;          /* what the error is measured on, UTF-8 */
+    int32_t tokens;           /* of the text's beginning; 0: 256; 16 .. 65,536 */
+    int32_t threads;          /* 0: the physical cores; results do not depend on it */
+    bitlm_text types;         /* to choose from, with commas; {NULL,0}: "q2_0,q4_0,q8_0" */
+    int32_t ternary;          /* BITLM_TERNARY_* of the ternary ones */
+    int32_t scale_per;        /* BITLM_SCALE_* of them */
+    void (*progress)(void *context, double fraction); /* may be NULL; on the calling thread, as tensor() */
+    void *progress_context;
+    void (*tensor)(void *context, const bitlm_quantized_tensor *tensor); /* may be NULL; at the end, for each one weighed */
+    void *tensor_context;
+} bitlm_quantize_options;
+
+typedef struct bitlm_quantize_result {
+    uint32_t size;            /* sizeof(bitlm_quantize_result), set by the caller */
+    int32_t tokens;           /* scored */
+    uint64_t source_bytes, bytes; /* of the files */
+    double predicted_error;   /* sum of the errors of each change alone */
+    double error;             /* measured: mean KL divergence of the next token's distribution from the source's */
+    double source_perplexity, perplexity; /* of the text */
+} bitlm_quantize_result;
+
+BITLM_API void bitlm_quantize_options_init(bitlm_quantize_options *options);
+/* Writes a GGUF model with a type for each tensor of its own: the error of every linear layer, the embedding and the head
+ * in every type is measured alone, by running the model on the text; then the types are chosen that have the least sum of
+ * errors within budget_bytes, or the smallest file found whose error, measured with all of them together, is at most
+ * max_error.  A tensor may stay as it is; none grows.  Output, progress and polling are as in bitlm_convert; time is
+ * about that of running the text (0.6 n_tensors n_types) times.  ARG, IO, FORMAT, UNSUPPORTED (a model without a
+ * head), LIMIT (the budget is below the least possible file, which the sentence names), NOMEM, CANCELED. */
+BITLM_API bitlm_status bitlm_quantize_model(const char *source, size_t source_length, const char *output,
+                                            size_t output_length, const bitlm_quantize_options *options,
+                                            const bitlm_host *host, bitlm_quantize_result *result, bitlm_error *error);
 
 BITLM_API const char *bitlm_version(void);
 

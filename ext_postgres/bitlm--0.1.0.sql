@@ -80,8 +80,10 @@ CREATE FUNCTION bitlm_embed(value text, model text) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_embed_model' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
 CREATE FUNCTION bitlm_embed_pinned(value text, model_id text) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_embed_pinned' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
-CREATE FUNCTION bitlm_embed_f32(value text, model text DEFAULT NULL) RETURNS real[]
-	AS 'MODULE_PATHNAME', 'blpg_embed_f32' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
+CREATE FUNCTION bitlm_embed_f32(value text) RETURNS real[]
+	AS 'MODULE_PATHNAME', 'blpg_embed_f32' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
+CREATE FUNCTION bitlm_embed_f32(value text, model text) RETURNS real[]
+	AS 'MODULE_PATHNAME', 'blpg_embed_f32_model' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
 CREATE FUNCTION bitlm_embed_each(texts text[], model text DEFAULT NULL, OUT idx integer, OUT code bit)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'blpg_embed_each' LANGUAGE C STABLE PARALLEL SAFE COST 1000000 ROWS 100;
@@ -107,6 +109,26 @@ CREATE FUNCTION bitlm_cosine(a real[], b real[]) RETURNS double precision
 CREATE FUNCTION bitlm_binarize(vector real[], threshold real DEFAULT 0) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_binarize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+-- A vector is real[], or float32 values in little-endian order as SQLite's functions take them.
+CREATE FUNCTION bitlm_quantize(vector real[], scheme text, "group" integer DEFAULT NULL,
+	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
+	on_error text DEFAULT NULL) RETURNS bytea
+	AS 'MODULE_PATHNAME', 'blpg_quantize' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 100;
+CREATE FUNCTION bitlm_quantize(vector bytea, scheme text, "group" integer DEFAULT NULL,
+	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
+	on_error text DEFAULT NULL) RETURNS bytea
+	AS 'MODULE_PATHNAME', 'blpg_quantize_packed' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 100;
+CREATE FUNCTION bitlm_dequantize(vector bytea) RETURNS real[]
+	AS 'MODULE_PATHNAME', 'blpg_dequantize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+CREATE FUNCTION bitlm_quantize_error(vector real[], scheme text, "group" integer DEFAULT NULL,
+	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
+	on_error text DEFAULT NULL) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'blpg_quantize_error' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
+CREATE FUNCTION bitlm_quantize_error(vector bytea, scheme text, "group" integer DEFAULT NULL,
+	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
+	on_error text DEFAULT NULL) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'blpg_quantize_error_packed' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
+
 CREATE OPERATOR <^> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = bitlm_distance, COMMUTATOR = '<^>');
 CREATE OPERATOR <|> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = bitlm_jaccard_distance, COMMUTATOR = '<|>');
 
@@ -131,6 +153,10 @@ CREATE VIEW bitlm_models AS SELECT * FROM @extschema@.bitlm_models();
 GRANT SELECT ON bitlm_models TO PUBLIC;
 CREATE FUNCTION bitlm_model_id(model text DEFAULT 'embed') RETURNS text
 	AS 'MODULE_PATHNAME', 'blpg_model_id' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+
+CREATE FUNCTION bitlm_memory(model text DEFAULT NULL, n_ctx integer DEFAULT NULL, kv_type text DEFAULT NULL,
+	rows integer DEFAULT NULL, threads integer DEFAULT NULL) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'blpg_memory' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 
 -- the index ------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ extern bitlm_session *blpg_core(const blpg_call *call);
 extern void blpg_end(blpg_call *call);
 /* Large idle sessions are freed when the statement of this call ends. */
 extern void blpg_free_at_end(FmgrInfo *flinfo);
+/* The same for a set-returning function, whose fn_extra is taken. */
+extern void blpg_free_rows_at_end(FmgrInfo *flinfo);
 
 /* ---- pg_options.c ---- */
 typedef struct blpg_option
@@ -62,6 +64,8 @@ extern void blpg_begin(blpg_call *call, const char *name, FunctionCallInfo fcinf
 /* ---- pg_models.c ---- */
 /* The model of options.model, else `fallback`; sets call->model. */
 extern void blpg_model(blpg_call *call, const char *fallback);
+/* The model of bitlm_generate and its like where a call names none. */
+extern const char *blpg_generator(void);
 extern void blpg_model_pinned(blpg_call *call, const char *hex, size_t length);
 extern void blpg_describe(blpg_call *call, bitlm_model_info *info);
 /* The id of the built-in `embed`, kept for the life of the backend. */
@@ -76,6 +80,9 @@ extern text *blpg_server_text(const char *data, size_t length);
 extern VarBit *blpg_bits(int n_bits);	/* zeroed */
 /* Bits of a code of this call's model, after a check that it embeds. */
 extern int	blpg_embedding_bits(blpg_call *call);
+
+/* ---- pg_vectors.c ---- */
+extern ArrayType *blpg_reals(int n);	/* real[] of n zeros */
 
 /* ---- pg_codes.c ---- */
 extern void blpg_same_length(const VarBit *a, const VarBit *b, const char *what);

@@ -3,15 +3,13 @@
  *     bitlm_embed(text)                  bit(384), the built-in model; IMMUTABLE
  *     bitlm_embed(text, model)           STABLE
  *     bitlm_embed_pinned(text, model_id) IMMUTABLE: the model is named by its content
- *     bitlm_embed_f32(text [, model])    real[], unit length
- *     bitlm_binarize(real[], threshold)  bit(n): bit i is value i > threshold
+ *     bitlm_embed_f32(text [, model])    real[], unit length; IMMUTABLE without a model
  *
  * A code is PostgreSQL's own bit(n): the first bit of the value is the first of the
  * string, which is the order of the core's bytes, so the bytes of bit_send behind its
  * length are those of SQLite's BLOB. */
 #include "pg_adapter.h"
 
-#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
 VarBit *
@@ -35,20 +33,6 @@ blpg_embedding_bits(blpg_call *call)
 		blpg_check(call, blpg_error(call, BITLM_UNSUPPORTED,
 									"the model has no rule for pooling, so it cannot embed; the built-in 'embed' can"));
 	return info.embedding_bits;
-}
-
-static ArrayType *
-float_array(int n)
-{
-	Size		bytes = ARR_OVERHEAD_NONULLS(1) + (Size) n * sizeof(float4);
-	ArrayType  *array = palloc0(bytes);
-
-	SET_VARSIZE(array, bytes);
-	array->ndim = 1;
-	array->elemtype = FLOAT4OID;
-	ARR_DIMS(array)[0] = n;
-	ARR_LBOUND(array)[0] = 1;
-	return array;
 }
 
 /* The second argument, if there is one, names a model, or is its id if pinned. */
@@ -90,7 +74,7 @@ embed(FunctionCallInfo fcinfo, const char *name, int32_t format, bool pinned)
 		}
 		else
 		{
-			ArrayType  *array = float_array(bits);
+			ArrayType  *array = blpg_reals(bits);
 
 			result = PointerGetDatum(array);
 			out = ARR_DATA_PTR(array);
@@ -111,6 +95,7 @@ PG_FUNCTION_INFO_V1(blpg_embed);
 PG_FUNCTION_INFO_V1(blpg_embed_model);
 PG_FUNCTION_INFO_V1(blpg_embed_pinned);
 PG_FUNCTION_INFO_V1(blpg_embed_f32);
+PG_FUNCTION_INFO_V1(blpg_embed_f32_model);
 
 Datum
 blpg_embed(PG_FUNCTION_ARGS)
@@ -136,46 +121,8 @@ blpg_embed_f32(PG_FUNCTION_ARGS)
 	return embed(fcinfo, "bitlm_embed_f32", BITLM_EMBED_F32, false);
 }
 
-/* The values of a real[] without NULLs. */
-static const float4 *
-reals(ArrayType *array, const char *function, int *n)
-{
-	if (array_contains_nulls(array))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s: a value of the vector is null", function)));
-	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
-	return (const float4 *) ARR_DATA_PTR(array);
-}
-
-PG_FUNCTION_INFO_V1(blpg_binarize);
-
 Datum
-blpg_binarize(PG_FUNCTION_ARGS)
+blpg_embed_f32_model(PG_FUNCTION_ARGS)
 {
-	float4		threshold = PG_GETARG_FLOAT4(1);
-	const float4 *values;
-	VarBit	   *code;
-	int			n;
-
-	values = reals(PG_GETARG_ARRAYTYPE_P(0), "bitlm_binarize", &n);
-	code = blpg_bits(n);
-	bitlm_binarize(values, (size_t) n, threshold, VARBITS(code));
-	PG_RETURN_VARBIT_P(code);
-}
-
-PG_FUNCTION_INFO_V1(blpg_cosine);
-
-Datum
-blpg_cosine(PG_FUNCTION_ARGS)
-{
-	const float4 *a,
-			   *b;
-	int			n,
-				m;
-
-	a = reals(PG_GETARG_ARRAYTYPE_P(0), "bitlm_cosine", &n);
-	b = reals(PG_GETARG_ARRAYTYPE_P(1), "bitlm_cosine", &m);
-	if (n != m)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						errmsg("bitlm_cosine: the vectors have %d and %d values, but must have the same number", n, m)));
-	PG_RETURN_FLOAT8(bitlm_cosine(a, b, (size_t) n));
+	return embed(fcinfo, "bitlm_embed_f32", BITLM_EMBED_F32, false);
 }

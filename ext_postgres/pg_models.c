@@ -2,6 +2,7 @@
  *
  *     bitlm_models()            a row for the two built-in models and for each file of
  *                               bitlm.model_dir; the view bitlm_models shows it
+ *     bitlm_memory([name, ...]) what a model and a session over it take, jsonb
  *     bitlm_model_id([name])    32 hex digits that name a model's weights and arithmetic
  *
  * A name is 'story', 'embed', or the file NAME.gguf in bitlm.model_dir, which only a
@@ -18,6 +19,7 @@
 #include "funcapi.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
@@ -153,6 +155,12 @@ blpg_model(blpg_call *call, const char *fallback)
 		find_model(call, call->options.model.data, call->options.model.length);
 	else
 		find_model(call, fallback, strlen(fallback));
+}
+
+const char *
+blpg_generator(void)
+{
+	return *blpg_default_model ? blpg_default_model : "story";
 }
 
 void
@@ -299,6 +307,31 @@ blpg_model_id(PG_FUNCTION_ARGS)
 	}
 	hex[32] = 0;
 	PG_RETURN_TEXT_P(cstring_to_text(hex));
+}
+
+/* ---- bitlm_memory ---- */
+
+PG_FUNCTION_INFO_V1(blpg_memory);
+
+Datum
+blpg_memory(PG_FUNCTION_ARGS)
+{
+	static const blpg_option options[] = {{"model", 't'}, {"n_ctx", 'i'}, {"kv_type", 't'}, {"rows", 'i'}, {"threads", 'i'}};
+	blpg_call	call;
+	char		json[1000];
+
+	blpg_begin(&call, "bitlm_memory", fcinfo, 0, options, lengthof(options));
+	PG_TRY();
+	{
+		blpg_model(&call, blpg_generator());
+		blpg_check(&call, bitlm_memory_json(call.model, &call.options, json, sizeof json, &call.error));
+	}
+	PG_FINALLY();
+	{
+		blpg_end(&call);
+	}
+	PG_END_TRY();
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
 }
 
 /* ---- bitlm_models() ---- */

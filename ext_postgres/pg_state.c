@@ -36,7 +36,8 @@ struct blpg_session
 	int32_t		n_ctx,
 				kv_type,
 				threads,
-				rows;
+				rows,
+				activations;
 	bool		busy;
 };
 
@@ -238,6 +239,29 @@ blpg_free_at_end(FmgrInfo *flinfo)
 	flinfo->fn_extra = callback;
 }
 
+/* A context that has the callback, so that a function called for many rows adds one. */
+static MemoryContext rows_context;
+
+static void
+rows_callback(void *argument)
+{
+	rows_context = NULL;
+	sweep();
+}
+
+void
+blpg_free_rows_at_end(FmgrInfo *flinfo)
+{
+	MemoryContextCallback *callback;
+
+	if (flinfo->fn_mcxt == rows_context)
+		return;
+	callback = MemoryContextAllocZero(flinfo->fn_mcxt, sizeof *callback);
+	callback->func = rows_callback;
+	MemoryContextRegisterResetCallback(flinfo->fn_mcxt, callback);
+	rows_context = flinfo->fn_mcxt;
+}
+
 static void
 transaction_callback(XactEvent event, void *argument)
 {
@@ -267,7 +291,8 @@ blpg_borrow(blpg_call *call)
 	for (session = sessions; session; session = session->next)
 	{
 		if (!session->busy && session->model == call->model && session->n_ctx == o->n_ctx &&
-			session->kv_type == o->kv_type && session->threads == o->threads && session->rows == o->rows)
+			session->kv_type == o->kv_type && session->threads == o->threads && session->rows == o->rows &&
+			session->activations == o->activations)
 		{
 			session->busy = true;
 			call->session = session;
@@ -293,6 +318,7 @@ blpg_borrow(blpg_call *call)
 	session->kv_type = o->kv_type;
 	session->threads = o->threads;
 	session->rows = o->rows;
+	session->activations = o->activations;
 	session->busy = true;
 	session->next = sessions;
 	sessions = session;

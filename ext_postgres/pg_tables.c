@@ -42,6 +42,7 @@ first_call(FuncCallContext *context, FunctionCallInfo fcinfo, Size size)
 	callback->func = end_callback;
 	callback->arg = state;
 	MemoryContextRegisterResetCallback(memory, callback);
+	blpg_free_rows_at_end(fcinfo->flinfo);
 	context->user_fctx = state;
 	return state;
 }
@@ -87,7 +88,7 @@ stream_begin(FuncCallContext *context, FunctionCallInfo fcinfo)
 	{
 		blpg_begin(call, "bitlm_stream", fcinfo, 1, blpg_generate_options, blpg_n_generate_options);
 		call->options.logprobs = 1;
-		blpg_model(call, *blpg_default_model ? blpg_default_model : "story");
+		blpg_model(call, blpg_generator());
 		blpg_borrow(call);
 		prompt = keep_text(blpg_utf8_text(PG_GETARG_TEXT_PP(0)));
 		status = bitlm_generate_start(blpg_core(call), &prompt, 1, 0, &call->options, &call->error);
@@ -174,7 +175,7 @@ rows_begin(FuncCallContext *context, FunctionCallInfo fcinfo)
 			initStringInfo(&answers[n]);
 			which[n++] = i;
 		}
-		blpg_model(call, *blpg_default_model ? blpg_default_model : "story");
+		blpg_model(call, blpg_generator());
 		blpg_borrow(call);
 		status = n > 0 ? bitlm_generate_start(blpg_core(call), prompts, (size_t) n, 0, &call->options, &call->error)
 			: BITLM_DONE;

@@ -85,12 +85,6 @@ generate_into(blpg_call *call, const bitlm_text *prompt, uint32_t flags, StringI
 	return status == BITLM_DONE ? BITLM_OK : status;
 }
 
-static const char *
-default_generator(void)
-{
-	return *blpg_default_model ? blpg_default_model : "story";
-}
-
 static Datum
 generate(FunctionCallInfo fcinfo, const char *name, bitlm_text prompt, uint32_t flags)
 {
@@ -106,7 +100,7 @@ generate(FunctionCallInfo fcinfo, const char *name, bitlm_text prompt, uint32_t 
 	initStringInfo(&out);
 	PG_TRY();
 	{
-		blpg_model(&call, default_generator());
+		blpg_model(&call, blpg_generator());
 		if (flags & BITLM_GENERATE_CHAT)
 		{
 			blpg_describe(&call, &info);
@@ -233,7 +227,7 @@ blpg_token_count(PG_FUNCTION_ARGS)
 	blpg_begin(&call, "bitlm_token_count", fcinfo, 1, model_option, 1);
 	PG_TRY();
 	{
-		blpg_model(&call, default_generator());
+		blpg_model(&call, blpg_generator());
 		blpg_check(&call, tokenize(&call, blpg_utf8_text(PG_GETARG_TEXT_PP(0)), NULL, 0, &n));
 	}
 	PG_FINALLY();
@@ -262,7 +256,7 @@ blpg_tokenize(PG_FUNCTION_ARGS)
 	blpg_begin(&call, "bitlm_tokenize", fcinfo, 1, model_option, 1);
 	PG_TRY();
 	{
-		blpg_model(&call, default_generator());
+		blpg_model(&call, blpg_generator());
 		blpg_check(&call, tokenize(&call, value, NULL, 0, &n));
 		capacity = n;
 		if (capacity > (MaxAllocSize - ARR_OVERHEAD_NONULLS(1)) / sizeof(int32))
@@ -312,7 +306,7 @@ blpg_detokenize(PG_FUNCTION_ARGS)
 	blpg_begin(&call, "bitlm_detokenize", fcinfo, 1, model_option, 1);
 	PG_TRY();
 	{
-		blpg_model(&call, default_generator());
+		blpg_model(&call, blpg_generator());
 		capacity = (size_t) n * 4 + 64;
 		for (;;)
 		{

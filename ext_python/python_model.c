@@ -43,7 +43,7 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     pthread_mutex_lock(&self->lock);
     for (at = &self->idle; *at; at = &(*at)->next)
         if ((*at)->threads == shaped.threads && (*at)->n_ctx == shaped.n_ctx && (*at)->kv_type == shaped.kv_type &&
-            (*at)->rows == shaped.rows) {
+            (*at)->rows == shaped.rows && (*at)->activations == shaped.activations) {
             s = *at;
             *at = s->next;
             self->n_idle--;
@@ -62,6 +62,7 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     s->n_ctx = shaped.n_ctx;
     s->kv_type = shaped.kv_type;
     s->rows = shaped.rows;
+    s->activations = shaped.activations;
     blpy_error_init(&error);
     status = bitlm_session_open(self->model, &shaped, &s->host.host, &s->core, &error);
     if (status) {

@@ -536,7 +536,7 @@ bitlm_status bls_borrow(bls_call *call, bitlm_model *model, bls_session **result
     for (session = state->sessions; session; session = session->next) {
         if (!session->busy && session->model == model && session->n_ctx == o->n_ctx &&
             session->kv_type == o->kv_type && session->threads == o->threads &&
-            session->rows == o->rows) {
+            session->rows == o->rows && session->activations == o->activations) {
             session->busy = 1;
             *result = session;
             return BITLM_OK;
@@ -560,6 +560,7 @@ bitlm_status bls_borrow(bls_call *call, bitlm_model *model, bls_session **result
     session->kv_type = o->kv_type;
     session->threads = o->threads;
     session->rows = o->rows;
+    session->activations = o->activations;
     session->busy = 1;
     session->next = state->sessions;
     state->sessions = session;

@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/pool.h"
@@ -80,7 +81,7 @@ void bl_cli_host(bitlm_host *host) {
 /* Options whose value is text even where it looks like a number, and those that
  * need no value.  Anything else travels as the number it spells, or as text for the
  * parser to refuse. */
-static const char *const text_options[] = {"model", "kv_type",    "truncate",   "on_error",
+static const char *const text_options[] = {"model", "kv_type",    "truncate",   "on_error",    "activations",
                                            "load",  "hidden_act", "json_schema", "chat_template"};
 static const char *const list_options[] = {"stop", "choices"}; /* may be given several times */
 static const char *const switch_options[] = {"ignore_eos", "logprobs"};
@@ -319,6 +320,37 @@ int bl_cli_read_stdin(size_t limit, char **text, size_t *length) {
     return BL_CLI_OK;
 }
 
+#define MAX_TEXT ((size_t)1 << 30)
+
+int bl_cli_read_text(const char *path, char **text, size_t *length) {
+    char shown[300];
+    if (strcmp(path, "-") == 0)
+        return bl_cli_read_stdin(MAX_TEXT, text, length);
+    FILE *f = fopen(path, "rb");
+    struct stat st;
+    bl_show(shown, sizeof shown, path, strlen(path));
+    if (!f || fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
+        int status = bl_cli_fail("cannot read %s: %s", shown, f && errno == 0 ? "it is no file" : strerror(errno));
+        if (f)
+            fclose(f);
+        return status;
+    }
+    int status = BL_CLI_OK;
+    if ((uint64_t)st.st_size > MAX_TEXT)
+        status = bl_cli_fail("%s has %lld bytes, but a text may have at most %zu", shown, (long long)st.st_size,
+                             MAX_TEXT);
+    *text = NULL;
+    if (status == BL_CLI_OK && !(*text = malloc((size_t)st.st_size + 1)))
+        status = bl_cli_fail("there is no memory for the %lld bytes of %s", (long long)st.st_size, shown);
+    if (status == BL_CLI_OK) {
+        *length = fread(*text, 1, (size_t)st.st_size, f);
+        if (ferror(f))
+            status = bl_cli_fail("cannot read %s: %s", shown, strerror(errno));
+    }
+    fclose(f);
+    return status;
+}
+
 void bl_cli_progress(void *last_percent, double fraction) {
     int *last = last_percent, percent = (int)(fraction * 100);
     if (percent == *last)
@@ -342,6 +374,7 @@ static const char help_text[] =
     "  bitlm embed    [options] TEXT...|-     binary codes of texts (-: one text a line)\n"
     "  bitlm info     [options] FILE|story|embed   what is in a model file\n"
     "  bitlm convert  [options] SOURCE OUTPUT a Hugging Face folder or GGUF file to a GGUF file\n"
+    "  bitlm quantize [options] SOURCE OUTPUT a GGUF file to fewer bits, by type, size or error\n"
     "  bitlm perplexity [options] [MODEL] FILE   how well a model foretells a text\n"
     "  bitlm synth    [options] FILE          write a random-weight model of a known shape\n"
     "  bitlm version\n"
@@ -369,6 +402,7 @@ static const struct {
 } commands[] = {
     {"generate", bl_cli_generate}, {"embed", bl_cli_embed}, {"info", bl_cli_info},
     {"convert", bl_cli_convert},   {"synth", bl_cli_synth},       {"perplexity", bl_cli_perplexity},
+    {"quantize", bl_cli_quantize},
     {"help", show_help},           {"--help", show_help},   {"-h", show_help},
     {"version", show_version},     {"--version", show_version},
 };

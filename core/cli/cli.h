@@ -61,6 +61,8 @@ int bl_cli_interrupted(void);
 int bl_cli_open(const bl_cli_line *line, const char *builtin, bitlm_model **model,
                 bitlm_session **session);
 
+/* Reads a file of text, at most 1 GiB, "-" being stdin; *text is malloc'd. */
+int bl_cli_read_text(const char *path, char **text, size_t *length);
 /* Reads all of stdin, at most `limit` bytes; *text is malloc'd. */
 int bl_cli_read_stdin(size_t limit, char **text, size_t *length);
 
@@ -78,6 +80,7 @@ char *bl_cli_messages(const char *system, const char *prompt, size_t length);
 int bl_cli_embed(int argc, char **argv, int first);
 int bl_cli_info(int argc, char **argv, int first);
 int bl_cli_convert(int argc, char **argv, int first);
+int bl_cli_quantize(int argc, char **argv, int first);
 int bl_cli_synth(int argc, char **argv, int first);
 int bl_cli_perplexity(int argc, char **argv, int first);
 

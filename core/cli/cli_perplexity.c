@@ -7,16 +7,13 @@
 #define _GNU_SOURCE
 #include "cli/cli.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "model/model.h"
 
-#define MAX_TEXT ((size_t)1 << 30)
 #define DEFAULT_WINDOW 512
 
 static const char usage[] =
@@ -25,42 +22,13 @@ static const char usage[] =
     "  --window N            tokens that are seen at once (default: 512, or the model's context)\n"
     "  --stride N            tokens a window is ahead of the one before (default: half a window)\n"
     "  --max-tokens N        of the text; 0: all (default: 0)\n"
-    "  --threads N   --kv-type f16|f32|int8|int4   --load auto|mmap|copy   --hidden-act auto|relu2|silu\n"
+    "  --threads N   --kv-type f16|f32|int8|int4   --activations int8|a4.8|binary   --load auto|mmap|copy   --hidden-act auto|relu2|silu\n"
     "Prints the perplexity with its standard error, and the figures that it comes from.\n";
 
 typedef struct scores {
     int64_t n, windows;
     double sum, squares; /* of -log p */
 } scores;
-
-static int read_text(const char *path, char **text, size_t *length) {
-    char shown[300];
-    if (strcmp(path, "-") == 0)
-        return bl_cli_read_stdin(MAX_TEXT, text, length);
-    FILE *f = fopen(path, "rb");
-    struct stat st;
-    bl_show(shown, sizeof shown, path, strlen(path));
-    if (!f || fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
-        int status = bl_cli_fail("cannot read %s: %s", shown, f && errno == 0 ? "it is no file" : strerror(errno));
-        if (f)
-            fclose(f);
-        return status;
-    }
-    int status = BL_CLI_OK;
-    if ((uint64_t)st.st_size > MAX_TEXT)
-        status = bl_cli_fail("%s has %lld bytes, but a text may have at most %zu", shown, (long long)st.st_size,
-                             MAX_TEXT);
-    *text = NULL;
-    if (status == BL_CLI_OK && !(*text = malloc((size_t)st.st_size + 1)))
-        status = bl_cli_fail("there is no memory for the %lld bytes of %s", (long long)st.st_size, shown);
-    if (status == BL_CLI_OK) {
-        *length = fread(*text, 1, (size_t)st.st_size, f);
-        if (ferror(f))
-            status = bl_cli_fail("cannot read %s: %s", shown, strerror(errno));
-    }
-    fclose(f);
-    return status;
-}
 
 static int tokenize(const bitlm_model *model, const char *text, size_t length, uint32_t flags, int32_t **ids,
                     size_t *n) {
@@ -192,7 +160,7 @@ int bl_cli_perplexity(int argc, char **argv, int first) {
         status = bl_cli_usage("--stride is %lld, but a window has room for %lld tokens of text", stride,
                               window - (bos >= 0));
     if (status == BL_CLI_OK)
-        status = read_text(line.arguments[line.n_arguments - 1], &text, &length);
+        status = bl_cli_read_text(line.arguments[line.n_arguments - 1], &text, &length);
     if (status == BL_CLI_OK)
         status = tokenize(model, text, length, 0, &ids, &n);
     if (status != BL_CLI_OK)

@@ -18,7 +18,7 @@ void bitlm_convert_options_init(bitlm_convert_options *options) {
     options->size = sizeof *options;
 }
 
-static bitlm_status find_type(bl_plan *plan, bitlm_text name, const char *option, int32_t *type) {
+bitlm_status bl_plan_find_type(bl_plan *plan, bitlm_text name, const char *option, int32_t *type) {
     char shown[40];
     *type = -1;
     if (name.length == 0)
@@ -72,29 +72,32 @@ static bitlm_status copy_keys(bl_plan *plan) {
     return status;
 }
 
+bitlm_status bl_plan_add_gguf(bl_plan *plan, const bl_tensor *t, bl_planned **out) {
+    bl_planned *p = bl_plan_add(plan);
+    if (!p)
+        return BITLM_NOMEM;
+    if (strlen(t->name) >= sizeof p->name)
+        return BL_PLAN_FAIL(plan, BITLM_LIMIT, "the tensor name '%.80s' has more than %zu bytes", t->name,
+                            sizeof p->name - 1);
+    strcpy(p->name, t->name);
+    p->source_name = t->name;
+    p->from = BL_FROM_GGUF;
+    p->gguf = t;
+    p->n_dims = t->n_dims;
+    memcpy(p->dims, t->dims, sizeof p->dims);
+    p->role = role_of(t);
+    p->type = t->type;
+    *out = p;
+    return BITLM_OK;
+}
+
 static bitlm_status plan_gguf(bl_plan *plan) {
     bitlm_status status = copy_keys(plan);
     for (uint64_t i = 0; i < bl_gguf_n_tensors(plan->gguf) && !status; i++) {
-        const bl_tensor *t = bl_gguf_tensor_at(plan->gguf, i);
-        bl_planned *p = bl_plan_add(plan);
-        if (!p)
-            return BITLM_NOMEM;
-        if (strlen(t->name) >= sizeof p->name)
-            return BL_PLAN_FAIL(plan, BITLM_LIMIT, "the tensor name '%.80s' has more than %zu bytes", t->name,
-                                sizeof p->name - 1);
-        strcpy(p->name, t->name);
-        p->source_name = t->name;
-        p->from = BL_FROM_GGUF;
-        p->gguf = t;
-        p->n_dims = t->n_dims;
-        memcpy(p->dims, t->dims, sizeof p->dims);
-        p->role = role_of(t);
-        p->type = t->type;
-        int asked = p->role == BL_ROLE_LAYER       ? plan->type >= 0
-                    : p->role == BL_ROLE_EMBEDDING ? plan->embedding_type >= 0
-                                                   : 0;
-        if (asked)
-            status = bl_plan_choose(plan, p, t->type);
+        bl_planned *p;
+        status = bl_plan_add_gguf(plan, bl_gguf_tensor_at(plan->gguf, i), &p);
+        if (!status && p->role != BL_ROLE_OTHER)
+            status = bl_plan_choose(plan, p, p->type);
     }
     return status;
 }
@@ -142,6 +145,22 @@ static bitlm_status open_gguf(bl_plan *plan, const char *path) {
                   : bl_gguf_open(plan->mapping.data, plan->mapping.size, &plan->alloc, &plan->gguf, plan->error);
 }
 
+/* Every name that was given a type of its own is a tensor that can have one. */
+static bitlm_status check_choices(bl_plan *plan) {
+    char shown[80];
+    for (size_t i = 0; i < plan->options->n_choices && plan->n_chosen != plan->options->n_choices; i++) {
+        bitlm_text name = plan->options->choices[i].name;
+        int found = 0;
+        for (uint64_t j = 0; j < plan->n && !found; j++)
+            found = plan->tensors[j].role != BL_ROLE_OTHER && strlen(plan->tensors[j].name) == name.length &&
+                    memcmp(plan->tensors[j].name, name.data, name.length) == 0;
+        if (!found)
+            return BL_PLAN_FAIL(plan, BITLM_ARG, "there is no layer, embedding or head '%s' that a type could be given to",
+                                bl_show(shown, sizeof shown, name.data, name.length));
+    }
+    return BITLM_OK;
+}
+
 static bitlm_status to_gguf(bl_plan *plan, const char *source, const char *output, int folder) {
     bitlm_status status = bl_gguf_writer_begin(output, &plan->alloc, &plan->writer, plan->error);
     if (status)
@@ -150,6 +169,8 @@ static bitlm_status to_gguf(bl_plan *plan, const char *source, const char *outpu
         status = bl_convert_hf(plan, source);
     else
         status = plan_gguf(plan);
+    if (!status)
+        status = check_choices(plan);
     if (!status)
         status = write_file_type(plan);
     if (!status)
@@ -188,9 +209,16 @@ static bitlm_status run(bl_plan *plan, const char *source, const char *output) {
     struct stat st;
     char shown[160];
     int folder = stat(source, &st) == 0 && S_ISDIR(st.st_mode), wanted = ends_with(output, ".gguf");
-    bitlm_status status = find_type(plan, plan->options->type, "type", &plan->type);
+    bitlm_status status = bl_plan_find_type(plan, plan->options->type, "type", &plan->type);
     if (!status)
-        status = find_type(plan, plan->options->embedding_type, "embedding_type", &plan->embedding_type);
+        status = bl_plan_find_type(plan, plan->options->embedding_type, "embedding_type", &plan->embedding_type);
+    if (!status && (plan->options->ternary < BITLM_TERNARY_ABSMEAN || plan->options->ternary > BITLM_TERNARY_TWN ||
+                    plan->options->scale_per < BITLM_SCALE_TENSOR || plan->options->scale_per > BITLM_SCALE_GROUP))
+        status = BL_PLAN_FAIL(plan, BITLM_ARG, "ternary is %d and scale_per %d, but must be 0 or 1, and 0 to 2",
+                              (int)plan->options->ternary, (int)plan->options->scale_per);
+    if (!status && plan->options->scale_per && plan->type == BL_TYPE_I2_S)
+        status = BL_PLAN_FAIL(plan, BITLM_ARG, "i2_s has one scale for a tensor; tq1_0, tq2_0 and q2_0 hold one for each row or "
+                              "group");
     if (status)
         return status;
     if (folder && !wanted)

@@ -44,6 +44,8 @@ typedef struct bl_plan {
     bl_pool *pool;
     const bitlm_convert_options *options;
     int32_t type, embedding_type; /* of the options; -1: not said */
+    uint64_t n_chosen;       /* options->choices that some tensor took */
+    uint8_t *sink;           /* not NULL: tensor data goes here in place of the writer */
     bitlm_error *error;
     bl_gguf_writer *writer;
     bl_safetensors *st;
@@ -56,6 +58,8 @@ typedef struct bl_plan {
 
 #define BL_PLAN_FAIL(plan, status, ...) bl_error((plan)->error, status, __VA_ARGS__)
 
+/* *type of a name of a tensor type that bitlm writes, -1 for an empty one; option: for the sentence. */
+bitlm_status bl_plan_find_type(bl_plan *plan, bitlm_text name, const char *option, int32_t *type);
 /* A new planned tensor, zeroed, or NULL (NOMEM, in plan->error). */
 bl_planned *bl_plan_add(bl_plan *plan);
 /* The type to write for p, by its role, its shape and what was asked: where a shape does not fit the type that was
@@ -63,8 +67,14 @@ bl_planned *bl_plan_add(bl_plan *plan);
 bitlm_status bl_plan_choose(bl_plan *plan, bl_planned *p, int32_t otherwise);
 /* 1 for types whose weights are trits with a scale that are packed exactly. */
 int bl_is_ternary_target(int32_t type);
+/* The tensor t of a GGUF file as a new planned one of the same type and its role. */
+bitlm_status bl_plan_add_gguf(bl_plan *plan, const bl_tensor *t, bl_planned **out);
 /* Describes all tensors to the writer, then streams them. */
 bitlm_status bl_plan_write(bl_plan *plan);
+/* The data of p, of p->type, into memory of bl_tensor_bytes(). */
+bitlm_status bl_plan_encode(bl_plan *plan, const bl_planned *p, uint8_t *out);
+/* 1 if p's shape can be of the type. */
+int bl_plan_fits(const bl_plan *plan, int32_t type, const bl_planned *p);
 /* Rows [first, first + n) of p as float32 (n, dims[0]): permuted, scaled, checked to be finite; master weights as they
  * stand. */
 bitlm_status bl_planned_rows(bl_plan *plan, const bl_planned *p, uint64_t first, uint64_t n, float *out);

@@ -3,8 +3,9 @@
  *
  * Each source gives rows of float32; where its weights are trits with one scale (packed BitNet, I2_S, most TQ files)
  * the trits are read back from those rows exactly.  A ternary target takes trits: those, or, from float weights,
- * absmean over each matrix: m = max(mean|w|, 1e-5), the mean summed in double; trit = clamp(rne(w * (1/m)), -1, 1)
- * in float32, scale = 1 / (1/m), as transformers' WeightQuant computes it.  Called by convert.c. */
+ * absmean over each matrix, row or block: m = max(mean|w|, 1e-5), the mean summed in double; trit = clamp(rne(w *
+ * (1/m)), -1, 1) in float32, scale = 1 / (1/m), as transformers' WeightQuant computes it; or TWN's threshold.  Called
+ * by convert.c, and by core/run to weigh types against each other. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,24 +42,44 @@ int bl_is_ternary_target(int32_t type) {
     return type == BL_TYPE_TQ1_0 || type == BL_TYPE_TQ2_0 || type == BL_TYPE_I2_S || type == BL_TYPE_Q2_0;
 }
 
-static int fits(int32_t type, const bl_planned *p) {
+int bl_plan_fits(const bl_plan *plan, int32_t type, const bl_planned *p) {
     int ok;
     bl_tensor_bytes(bl_tensor_type_find(type), p->dims[0], n_rows(p), &ok);
     /* I2_S rows begin with a block, and a tensor has one scale: no experts. */
-    return ok && (type != BL_TYPE_I2_S || (p->dims[0] % 128 == 0 && p->dims[2] * p->dims[3] == 1));
+    return ok && (type != BL_TYPE_I2_S ||
+                  (p->dims[0] % 128 == 0 && p->dims[2] * p->dims[3] == 1 && !plan->options->scale_per));
+}
+
+/* The type that options->choices have for p, or -1. */
+static bitlm_status find_choice(bl_plan *plan, const bl_planned *p, int32_t *type) {
+    *type = -1;
+    for (size_t i = 0; i < plan->options->n_choices; i++) {
+        const bitlm_tensor_choice *c = &plan->options->choices[i];
+        if (c->name.length != strlen(p->name) || memcmp(c->name.data, p->name, c->name.length) != 0)
+            continue;
+        plan->n_chosen++;
+        return bl_plan_find_type(plan, c->type, p->name, type);
+    }
+    return BITLM_OK;
 }
 
 bitlm_status bl_plan_choose(bl_plan *plan, bl_planned *p, int32_t otherwise) {
     static const int32_t ternary[] = {BL_TYPE_I2_S, BL_TYPE_Q2_0}, numbers[] = {BL_TYPE_Q8_0, BL_TYPE_F16};
-    int32_t asked = p->role == BL_ROLE_LAYER ? plan->type : p->role == BL_ROLE_EMBEDDING ? plan->embedding_type : -1;
+    int32_t asked;
+    bitlm_status status = find_choice(plan, p, &asked);
+    if (status)
+        return status;
     if (asked < 0)
-        asked = otherwise;
-    p->type = asked;
-    if (fits(asked, p))
+        asked = p->role == BL_ROLE_LAYER ? plan->type : p->role == BL_ROLE_EMBEDDING ? plan->embedding_type : -1;
+    p->type = asked < 0 ? otherwise : asked;
+    if (asked < 0 && p->from == BL_FROM_GGUF)
+        return BITLM_OK; /* as it is, a type that bitlm only reads too */
+    asked = p->type;
+    if (bl_plan_fits(plan, asked, p))
         return BITLM_OK;
     const int32_t *next = bl_is_ternary_target(asked) ? ternary : numbers;
     for (int i = 0; i < 2 && asked != BL_TYPE_Q1_0; i++)
-        if (fits(next[i], p)) {
+        if (bl_plan_fits(plan, next[i], p)) {
             p->type = next[i];
             return BITLM_OK;
         }
@@ -185,16 +206,24 @@ typedef struct work {
     float *x;        /* rows of a chunk */
     int8_t *trits;
     uint8_t *out;
-    double *sums;    /* of the magnitudes of each row */
+    double *sums;    /* (2, rows) of each row: the magnitudes beyond a limit, and how many there are */
     uint64_t rows;   /* of a full chunk */
 } work;
+
+/* trit = sign of w where |w * inverse| > limit. */
+typedef struct trit_rule {
+    float inverse, limit;
+} trit_rule;
 
 /* How the weights of a matrix become what is written. */
 typedef struct recipe {
     int trits;       /* trits with `scale`, else the numbers themselves */
-    int absmean;     /* trits by rounding, else by sign */
-    int sums;        /* no output: the sums that absmean needs */
-    float scale, inverse;
+    int rounded;     /* trits by `rule`, else by sign */
+    int sums;        /* no output: the sums that a rule for the matrix needs, of what is beyond `limit` */
+    uint64_t span;   /* > 0: weights that have a rule of their own, within a row */
+    float limit;
+    trit_rule rule;
+    float scale;
 } recipe;
 
 /* A chunk of rows, cut into tiles for threads. */
@@ -211,12 +240,56 @@ static bitlm_status named(bl_plan *plan, const bl_planned *p, bitlm_status statu
     return status ? BL_PLAN_FAIL(plan, status, "tensor '%s': %s", p->source_name, inner->text) : BITLM_OK;
 }
 
-/* Absmean trits: half to even, so that only |w * inverse| > 1/2 leaves zero. */
-static void round_trits(const float *x, uint64_t n, float inverse, int8_t *trits) {
+/* Half to even: of absmean only |w * inverse| > 1/2 leaves zero. */
+static void round_trits(const float *x, uint64_t n, trit_rule rule, int8_t *trits) {
     for (uint64_t i = 0; i < n; i++) {
-        float y = x[i] * inverse;
-        trits[i] = (int8_t)((y > 0.5f) - (y < -0.5f));
+        float y = x[i] * rule.inverse;
+        trits[i] = (int8_t)((y > rule.limit) - (y < -rule.limit));
     }
+}
+
+/* Sum and number of the magnitudes beyond limit; limit < 0: of all. */
+static void add_magnitudes(const float *x, uint64_t n, float limit, double *sum, double *count) {
+    double s = 0, c = 0;
+    for (uint64_t i = 0; i < n; i++)
+        if (fabsf(x[i]) > limit) {
+            s += fabsf(x[i]);
+            c++;
+        }
+    *sum = s;
+    *count = c;
+}
+
+/* Rule and scale by a method, from the mean magnitude; TWN's scale comes from what its limit keeps. */
+static trit_rule make_rule(int32_t method, double mean, float *scale) {
+    if (method == BITLM_TERNARY_TWN) {
+        *scale = 0;
+        return (trit_rule){1.0f, 0.7f * (float)mean};
+    }
+    float inverse = 1.0f / BL_MAX((float)mean, 1e-5f);
+    *scale = 1.0f / inverse;
+    return (trit_rule){inverse, 0.5f};
+}
+
+/* Trits and blocks of rows whose spans have rules of their own: ternary types with a scale for each block. */
+static bitlm_status pack_spans(const bl_plan *plan, const bl_planned *p, uint64_t span, const float *x, int8_t *trits,
+                               uint64_t weights, uint8_t *out, bitlm_error *error) {
+    int ok;
+    uint64_t bytes = bl_tensor_bytes(bl_tensor_type_find(p->type), span, 1, &ok);
+    bitlm_status status = BITLM_OK;
+    for (uint64_t at = 0; at < weights && !status; at += span, out += bytes) {
+        double sum, n;
+        float scale;
+        add_magnitudes(x + at, span, -1.0f, &sum, &n);
+        trit_rule rule = make_rule(plan->options->ternary, sum / (double)span, &scale);
+        if (plan->options->ternary == BITLM_TERNARY_TWN) {
+            add_magnitudes(x + at, span, rule.limit, &sum, &n);
+            scale = n > 0 ? (float)(sum / n) : 0.0f;
+        }
+        round_trits(x + at, span, rule, trits + at);
+        status = bl_pack_trits(p->type, trits + at, 1, span, scale, out, error);
+    }
+    return status;
 }
 
 static void sign_trits(const float *x, uint64_t n, int8_t *trits) {
@@ -237,22 +310,22 @@ static bitlm_status do_rows(bl_plan *plan, const chunk *ch, uint64_t at, uint64_
     bitlm_status status = bl_planned_rows(plan, p, ch->first + at, n, x);
     if (status)
         return status;
-    for (uint64_t r = 0; c->sums && r < n; r++) {
-        double sum = 0;
-        for (uint64_t i = 0; i < k; i++)
-            sum += fabsf(x[r * k + i]);
-        ch->w->sums[at + r] = sum;
-    }
+    for (uint64_t r = 0; c->sums && r < n; r++)
+        add_magnitudes(x + r * k, k, c->limit, &ch->w->sums[at + r], &ch->w->sums[ch->w->rows + at + r]);
     if (c->sums)
         return BITLM_OK;
-    if (c->trits && c->absmean)
-        round_trits(x, n * k, c->inverse, trits);
+    if (c->span) {
+        row_bytes = bl_tensor_bytes(bl_tensor_type_find(p->type), k, 1, &ok);
+        return named(plan, p, pack_spans(plan, p, c->span, x, trits, n * k, ch->w->out + at * row_bytes, &inner), &inner);
+    }
+    if (c->trits && c->rounded)
+        round_trits(x, n * k, c->rule, trits);
     else if (c->trits)
         sign_trits(x, n * k, trits);
     if (p->type == BL_TYPE_I2_S)
         return BITLM_OK;
     row_bytes = bl_tensor_bytes(bl_tensor_type_find(p->type), k, 1, &ok);
-    if (c->trits && !ternary && c->absmean)
+    if (c->trits && !ternary && c->rounded)
         for (uint64_t i = 0; i < n * k; i++)
             x[i] = c->scale * (float)trits[i];
     if (c->trits && ternary)
@@ -284,12 +357,13 @@ static bitlm_status run_chunk(bl_plan *plan, chunk *ch) {
 /* About 1 ms of the slowest encoder. */
 static uint64_t tile_rows(const bl_planned *p) { return BL_MAX((uint64_t)1, 16384 / p->dims[0]); }
 
-/* The absmean scale of one matrix, rows [first, first + n): *inverse multiplies weights.  Each row is summed by itself, so
+/* Sum and number of the magnitudes beyond limit of a matrix, rows [first, first + n).  Each row is summed by itself, so
  * that threads change nothing. */
-static bitlm_status absmean(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, float *inverse) {
-    recipe c = {.sums = 1};
+static bitlm_status sum_matrix(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, float limit,
+                               double *sum, double *count) {
+    recipe c = {.sums = 1, .limit = limit};
     chunk ch = {.plan = plan, .p = p, .w = w, .c = &c, .tile_rows = tile_rows(p)};
-    double sum = 0;
+    *sum = *count = 0;
     for (uint64_t r = 0; r < n; r += w->rows) {
         ch.first = first + r;
         ch.rows = BL_MIN(w->rows, n - r);
@@ -298,13 +372,29 @@ static bitlm_status absmean(bl_plan *plan, const bl_planned *p, work *w, uint64_
             status = bl_plan_step(plan, 0);
         if (status)
             return status;
-        for (uint64_t i = 0; i < ch.rows; i++)
-            sum += w->sums[i];
+        for (uint64_t i = 0; i < ch.rows; i++) {
+            *sum += w->sums[i];
+            *count += w->sums[w->rows + i];
+        }
         bl_planned_drop(plan, p, first + r, ch.rows);
     }
-    float mean = (float)(sum / ((double)n * (double)p->dims[0]));
-    *inverse = 1.0f / BL_MAX(mean, 1e-5f);
     return BITLM_OK;
+}
+
+/* One rule for a matrix.  Master weights were trained with absmean. */
+static bitlm_status matrix_rule(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, recipe *c) {
+    int32_t method = p->master ? BITLM_TERNARY_ABSMEAN : plan->options->ternary;
+    double sum, count;
+    bitlm_status status = sum_matrix(plan, p, w, first, n, -1.0f, &sum, &count);
+    if (status)
+        return status;
+    c->trits = c->rounded = 1;
+    c->rule = make_rule(method, sum / ((double)n * (double)p->dims[0]), &c->scale);
+    if (method == BITLM_TERNARY_TWN) {
+        status = sum_matrix(plan, p, w, first, n, c->rule.limit, &sum, &count);
+        c->scale = count > 0 ? (float)(sum / count) : 0.0f;
+    }
+    return status;
 }
 
 static bitlm_status find_recipe(bl_plan *plan, const bl_planned *p, work *w, uint64_t first, uint64_t n, recipe *c) {
@@ -320,12 +410,19 @@ static bitlm_status find_recipe(bl_plan *plan, const bl_planned *p, work *w, uin
     if (ternary_blocks(p) && p->type == BL_TYPE_I2_S)
         return BL_PLAN_FAIL(plan, BITLM_UNSUPPORTED, "the blocks of tensor '%s' have different scales, but I2_S has one for a "
                             "tensor; tq1_0 and tq2_0 hold it", p->source_name);
-    if ((ternary && !ternary_blocks(p)) || p->master) {
-        bitlm_status status = absmean(plan, p, w, first, n, &c->inverse);
-        c->trits = c->absmean = 1;
-        c->scale = 1.0f / c->inverse;
-        return status;
+    if (ternary && !ternary_blocks(p) && !p->master && plan->options->scale_per != BITLM_SCALE_TENSOR) {
+        c->span = plan->options->scale_per == BITLM_SCALE_ROW ? p->dims[0]
+                                                              : (uint64_t)bl_tensor_type_find(p->type)->block;
+        return BITLM_OK;
     }
+    return (ternary && !ternary_blocks(p)) || p->master ? matrix_rule(plan, p, w, first, n, c) : BITLM_OK;
+}
+
+static bitlm_status emit(bl_plan *plan, const uint8_t *data, size_t bytes) {
+    if (!plan->sink)
+        return bl_gguf_write_data(plan->writer, data, bytes);
+    memcpy(plan->sink, data, bytes);
+    plan->sink += bytes;
     return BITLM_OK;
 }
 
@@ -348,7 +445,7 @@ static bitlm_status write_matrix(bl_plan *plan, const bl_planned *p, work *w, ui
             break;
         if (p->type == BL_TYPE_I2_S && r + rows < n)
             bytes -= 32; /* the scale stands behind the last codes only */
-        status = bl_gguf_write_data(plan->writer, w->out, (size_t)bytes);
+        status = emit(plan, w->out, (size_t)bytes);
         bl_planned_drop(plan, p, first + r, rows);
         if (!status)
             status = bl_plan_step(plan, rows * k);
@@ -363,7 +460,7 @@ static bitlm_status copy_bytes(bl_plan *plan, const bl_planned *p) {
     uint64_t step = (uint64_t)4 << 20;
     for (uint64_t at = 0; at < t->bytes && !status; at += step) {
         uint64_t n = BL_MIN(step, t->bytes - at);
-        status = bl_gguf_write_data(plan->writer, t->data + at, (size_t)n);
+        status = emit(plan, t->data + at, (size_t)n);
         bl_mapping_drop(&plan->mapping, t->data + at, (size_t)n);
         if (!status)
             status = bl_plan_step(plan, 0);
@@ -385,7 +482,7 @@ static bitlm_status write_tensor(bl_plan *plan, const bl_planned *p) {
     w.x = bl_malloc(&plan->alloc, weights * sizeof *w.x);
     w.trits = bl_malloc(&plan->alloc, weights);
     w.out = bl_malloc(&plan->alloc, bytes + 32);
-    w.sums = bl_calloc(&plan->alloc, (size_t)w.rows, sizeof *w.sums);
+    w.sums = bl_calloc(&plan->alloc, (size_t)w.rows * 2, sizeof *w.sums);
     if (!w.x || !w.trits || !w.out || !w.sums)
         status = bl_error_nomem(plan->error, weights * 5 + bytes, "rows of weights");
     for (uint64_t m = 0; m < matrices && !status; m++)
@@ -394,6 +491,13 @@ static bitlm_status write_tensor(bl_plan *plan, const bl_planned *p) {
     bl_free(&plan->alloc, w.trits);
     bl_free(&plan->alloc, w.out);
     bl_free(&plan->alloc, w.sums);
+    return status;
+}
+
+bitlm_status bl_plan_encode(bl_plan *plan, const bl_planned *p, uint8_t *out) {
+    plan->sink = out;
+    bitlm_status status = write_tensor(plan, p);
+    plan->sink = NULL;
     return status;
 }
 

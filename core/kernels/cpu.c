@@ -13,6 +13,9 @@
 #if defined(__AVX__) || defined(__AVX2__) || defined(__FMA__) || defined(__AVX512F__)
 #error "cpu.c must be built without ISA flags: it decides whether they may be used"
 #endif
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_MATMUL_INT8)
+#error "cpu.c must be built for ARMv8-A: it decides whether more may be used"
+#endif
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -54,8 +57,8 @@ static uint32_t detect(void) {
         flags |= BL_CPU_AVXVNNI;
     }
     const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
-    const uint32_t vnni = 1u << 11, vpopcntdq = 1u << 14;
-    if (all(state, 0xe0) && all(b7, f | dq | bw | vl) && all(c7, vnni | vpopcntdq)) {
+    const uint32_t vbmi = 1u << 1, vnni = 1u << 11, vpopcntdq = 1u << 14;
+    if (all(state, 0xe0) && all(b7, f | dq | bw | vl) && all(c7, vbmi | vnni | vpopcntdq)) {
         flags |= BL_CPU_AVX512;
     }
     const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25;
@@ -67,7 +70,23 @@ static uint32_t detect(void) {
 
 #elif defined(__aarch64__)
 
-static uint32_t detect(void) { return BL_CPU_NEON; } /* part of the architecture */
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+/* Bits of the kernel's interface, which older headers lack. */
+#define HWCAP_DOTPROD (1ul << 20)
+#define HWCAP2_MATMUL_I8 (1ul << 13)
+
+static uint32_t extensions(void) {
+    uint32_t flags = getauxval(AT_HWCAP) & HWCAP_DOTPROD ? BL_CPU_DOTPROD : 0;
+    return flags | (getauxval(AT_HWCAP2) & HWCAP2_MATMUL_I8 ? BL_CPU_I8MM : 0);
+}
+#else
+static uint32_t extensions(void) { return 0; }
+#endif
+
+/* NEON itself is part of the architecture. */
+static uint32_t detect(void) { return BL_CPU_NEON | extensions(); }
 
 #else
 
@@ -95,7 +114,7 @@ uint32_t bl_cpu_env_mask(int *ok) {
         {"avxvnni", BL_CPU_AVX2 | BL_CPU_AVXVNNI},
         {"avx512", BL_CPU_AVX2 | BL_CPU_AVXVNNI | BL_CPU_AVX512},
         {"amx", BL_CPU_AVX2 | BL_CPU_AVXVNNI | BL_CPU_AVX512 | BL_CPU_AMX},
-        {"neon", BL_CPU_NEON},
+        {"neon", BL_CPU_NEON | BL_CPU_DOTPROD | BL_CPU_I8MM},
     };
     const char *value = getenv("BITLM_CPU");
     *ok = 1;

@@ -26,15 +26,17 @@
 #define BL_CPU_REF 0u
 #define BL_CPU_AVX2 1u      /* AVX2, FMA, F16C, POPCNT, BMI2 */
 #define BL_CPU_AVXVNNI 2u
-#define BL_CPU_AVX512 4u    /* F, BW, VL, DQ, VNNI, VPOPCNTDQ */
+#define BL_CPU_AVX512 4u    /* F, BW, VL, DQ, VNNI, VBMI, VPOPCNTDQ */
 #define BL_CPU_AMX 8u
 #define BL_CPU_NEON 16u
+#define BL_CPU_DOTPROD 32u  /* of NEON: products of four bytes */
+#define BL_CPU_I8MM 64u     /* of NEON: 2x8 by 8x2 products of bytes */
 #define BL_CPU_ALL 0xffffffffu
 
-/* Detected once (CPUID, and XGETBV for the state that the OS saves). */
+/* Detected once (CPUID, and XGETBV for the state that the OS saves; AT_HWCAP on ARM). */
 uint32_t bl_cpu_detect(void);
 /* The mask that environment variable BITLM_CPU names: ref | avx2 | avxvnni |
- * avx512 | amx | neon, each level including those below it; unset: ALL.
+ * avx512 | amx | neon, each level including those below it (neon: DOTPROD and I8MM too); unset: ALL.
  * *ok = 0 when the value is none of these. */
 uint32_t bl_cpu_env_mask(int *ok);
 
@@ -145,6 +147,12 @@ typedef struct bl_kernels {
                      const int8_t *xq, int64_t ldx, const float *xd, const int32_t *xsums,
                      int64_t n_tok, int n_terms, float *y, int64_t ldy, void *scratch);
 
+    /* Binary weights (Q1_0) against the signs of x (bl_quant_row_sign, bl_pack_signs; token t at bits + t*ldb bytes),
+     * value xd[t] each: for each group of 128, acc = fma((float)(128 - 2*popcount(w ^ x)), wd[g]*xd[t], acc), one
+     * chain from +0; y = acc.  The same bits as group_i8 over the signs as int8. */
+    void (*binary_rows)(const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const uint8_t *bits, int64_t ldb,
+                        const float *xd, int64_t n_tok, float *y, int64_t ldy);
+
     /* F32, F16 or BF16 rows: y = Σ w·x by fma in sum16 order.  x: token t at x + t*ldx. */
     void (*float_rows)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
                        const float *x, int64_t ldx, int64_t n_tok, float *y, int64_t ldy);
@@ -168,6 +176,9 @@ const bl_kernels *bl_kernels_nth(int i);
 
 extern const bl_kernels bl_kernels_ref;
 
+/* What bl_ternary_scratch allows for: a panel with its sums, or a few tokens in another order, 5 bytes for 4. */
+#define BL_TERNARY_SCRATCH_MIN (80 << 10)
+#define BL_TERNARY_FEW 8
 size_t bl_ternary_scratch(int64_t k);  /* bytes, for ternary_i8 on any ISA */
 size_t bl_group_scratch(int64_t k);    /* for group_i8; also holds k floats */
 
@@ -198,6 +209,21 @@ void bl_scores_int_ref(int bits, const int8_t *q, int64_t ldq, const float *qd, 
 void bl_quant_probs_ref(const float *p, const float *vd, int64_t n_pos, uint8_t *pq, float *cd);
 void bl_mix_int_ref(int bits, const uint8_t *pq, int64_t ldp, const float *cd, int64_t ldc, int n_q,
                     const uint8_t *v, int64_t n_pos, int64_t dim, float *out, int64_t ldo);
+
+/* ---- inputs in fewer bits than int8, on every processor (quant_modes.c) --------------------
+ * Each returns s with x about q/s and writes *sum = Σ q; a row that is not finite: q = 0, *sum = 0, s = NaN. */
+
+/* BitNet a4.8: m = mean|x| (sum16 order, times 1.0f/n); s = sqrt(7) / (m + 1e-5f), q = clamp(rne(x*s), -8, 7). */
+float bl_quant_row_int4(const float *x, int64_t n, int8_t *q, int32_t *sum);
+/* q = x > 0 ? 1 : -1, s = 1 / max(mean|x|, 1e-30f). */
+float bl_quant_row_sign(const float *x, int64_t n, int8_t *q, int32_t *sum);
+/* Of q = quant_row(x), keeps the (n+1)/2 elements of largest |x| (of equal ones the first) and zeroes the others. */
+void bl_keep_larger_half(const float *x, int64_t n, int8_t *q, int32_t *sum);
+/* Bit i % 8 of byte i / 8 is q[i] > 0; n is a multiple of 8. */
+void bl_pack_signs(const int8_t *q, int64_t n, uint8_t *bits);
+/* The plain C of the table's binary_rows. */
+void bl_binary_rows_ref(const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const uint8_t *bits, int64_t ldb,
+                        const float *xd, int64_t n_tok, float *y, int64_t ldy);
 
 /* ---- own elementary functions: the same bits everywhere --------------------------- */
 

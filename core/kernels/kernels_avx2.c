@@ -37,6 +37,7 @@ const bl_kernels bl_kernels_avx2 = {
     .mix_int = bl_mix_int_avx2,
     .ternary_i8 = bl_ternary_i8_avx2,
     .group_i8 = bl_group_i8_avx2,
+    .binary_rows = bl_binary_rows_avx2,
     .float_rows = bl_float_rows_avx2,
     .hamming = bl_hamming_avx2,
     .hamming_below = bl_hamming_below_avx2,

@@ -57,6 +57,10 @@ INLINE __m256 load_f16(const uint16_t *p) { return _mm256_cvtph_ps(load128(p)); 
 /* A TQ1_0 block's 48 bytes of five trits and 4 of four as 256 codes. */
 void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes);
 
+/* binary_avx2.c */
+void bl_binary_rows_avx2(const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const uint8_t *bits, int64_t ldb,
+                         const float *xd, int64_t n_tok, float *y, int64_t ldy);
+
 /* rows_avx2.c */
 void bl_rmsnorm_avx2(const float *x, const float *w, int64_t n, float eps, float *y);
 float bl_quant_row_avx2(const float *x, int64_t n, int8_t *q, int32_t *sum);

@@ -100,7 +100,8 @@ static void quant_groups(const float *x, int64_t n, int64_t group, int8_t *q, fl
         uint32_t bits = max_magnitude(x, group);
         float m = float_from_bits(bits);
         if (bits >= 0x7f800000u || m < 1e-30f) {
-            memset(q, 0, (size_t)group);
+            for (int64_t i = 0; i < group; i++) /* memset of a length that may be negative makes gcc warn */
+                q[i] = 0;
             sums[g] = 0;
             d[g] = bits >= 0x7f800000u ? quiet_nan() : 0.0f;
             continue;
@@ -452,8 +453,8 @@ void bl_unpack_groups(int32_t type, const uint8_t *row, int64_t k, int8_t *q, fl
 /* ---- linear layers ------------------------------------------------------------------ */
 
 size_t bl_ternary_scratch(int64_t k) {
-    /* Plain C expands a row, AVX2 16 rows of pieces of 1280. */
-    return (size_t)BL_MAX(k, 16 * 1280) + 64;
+    /* Plain C expands a row, AVX2 16 rows of pieces of 1280; the rest permutes or expands more. */
+    return (size_t)BL_MAX((k + 255) / 256 * 320 * BL_TERNARY_FEW, BL_TERNARY_SCRATCH_MIN) + 64;
 }
 
 size_t bl_group_scratch(int64_t k) {
@@ -593,6 +594,7 @@ const bl_kernels bl_kernels_ref = {
     .mix_int = bl_mix_int_ref,
     .ternary_i8 = ternary_i8,
     .group_i8 = group_i8,
+    .binary_rows = bl_binary_rows_ref,
     .float_rows = float_rows,
     .hamming = hamming,
     .hamming_below = hamming_below,

@@ -7,10 +7,15 @@
 #if defined(__AVX__) || defined(__AVX2__) || defined(__FMA__) || defined(__AVX512F__)
 #error "kernels_table.c must be built without ISA flags: it runs before any check of the CPU"
 #endif
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_MATMUL_INT8)
+#error "kernels_table.c must be built for ARMv8-A: it runs before any check of the CPU"
+#endif
 
 #if defined(__x86_64__)
 extern const bl_kernels bl_kernels_avx2;
 extern const bl_kernels bl_kernels_avx512;
+#elif defined(__aarch64__)
+extern const bl_kernels bl_kernels_neon, bl_kernels_neon_dotprod, bl_kernels_neon_i8mm;
 #endif
 
 /* Worst first. */
@@ -19,6 +24,10 @@ static const bl_kernels *const tables[] = {
 #if defined(__x86_64__)
     &bl_kernels_avx2,
     &bl_kernels_avx512,
+#elif defined(__aarch64__)
+    &bl_kernels_neon,
+    &bl_kernels_neon_dotprod,
+    &bl_kernels_neon_i8mm,
 #endif
 };
 

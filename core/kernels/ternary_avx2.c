@@ -38,8 +38,9 @@ INLINE int64_t vector_at(int tq2, int64_t b) { return tq2 ? b * 32 + (b >> 1) * 
 
 /* ---- one token, packed bytes in place --------------------------------------------------- */
 
-/* Bytes ahead that are asked for: the hardware's own prefetch stops at each page's end. */
-#define AHEAD 2048
+/* Bytes ahead that are asked for, into the second cache (the first may have few misses under way): the hardware's
+ * own prefetch stops at each page's end. */
+#define AHEAD 8192
 
 /* The two places of unshifted and shifted codes of vector b: *sum1 gets codes, *sum4 codes*4. */
 INLINE void packed_step(int tq2, const uint8_t *row, const int8_t *x, int64_t b, __m256i *sum1, __m256i *sum4) {
@@ -69,7 +70,7 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
 #pragma GCC unroll 10
             for (int i = 0; i < 10; i++) {
                 if (i % 2 == 0) {
-                    _mm_prefetch((const char *)row + vector_at(tq2, b + i) + AHEAD, _MM_HINT_T0);
+                    _mm_prefetch((const char *)row + (b + i) * 32 + AHEAD, _MM_HINT_T1);
                 }
                 packed_step(tq2, row, x, b + i, &sum1, i < 5 ? &first : &second);
             }
@@ -77,6 +78,9 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
             acc = _mm256_add_epi32(acc, _mm256_madd_epi16(second, one));
         }
         acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum1, four));
+    }
+    for (int64_t at = b * 32; at < vector_at(tq2, n); at += 64) { /* a line not asked for costs as much as forty */
+        _mm_prefetch((const char *)row + at + AHEAD, _MM_HINT_T1);
     }
     while (b < n) {
         int64_t end = BL_MIN(b + 5, n);
@@ -142,7 +146,7 @@ INLINE __m256i tq1_row(const uint8_t *row, const int8_t *x, int64_t n_blocks) {
         __m256i sum = _mm256_setzero_si256();
         for (int64_t end = BL_MIN(b + 8, n_blocks); b < end; b++) {
             __m256i v[8];
-            _mm_prefetch((const char *)row + b * 54 + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)row + b * 54 + AHEAD, _MM_HINT_T1);
             tq1_codes(row + b * 54, v);
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++) {

@@ -30,6 +30,7 @@ typedef struct bl_context {
     bl_poll *poll;                 /* set for each call */
     bl_profile profile;            /* off unless somebody measures */
     bl_kv_cache kv;
+    int32_t activations;           /* BITLM_ACTIVATIONS_*, of the session's options */
     int64_t max_batch;             /* tokens a pass may hold */
     int64_t score_len;             /* floats of one score row: max_seq rounded to 16 */
     int64_t act_width;             /* widest input of a linear layer */
@@ -81,6 +82,9 @@ void bl_context_layout(bl_context *c, const bitlm_model *model, int64_t max_seq,
 /* Runs the batch (n <= max_batch); c->x then holds the residual stream after the last
  * block, (n, hidden_size).  CANCELED or TIMEOUT from poll. */
 bitlm_status bl_forward(bl_context *c, const bl_batch *batch);
+/* The same for layers first .. last-1 alone, of a batch of whole sequences: x (n, hidden_size) is what the layers before
+ * them leave; NULL: the embedding (first = 0). */
+bitlm_status bl_forward_layers(bl_context *c, const bl_batch *batch, int64_t first, int64_t last, const float *x);
 /* Logits of n_rows rows of c->x, each `rows[i]`: (n_rows, vocab_size). */
 bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits);
 /* Pools n_seq sequences of c->x, sequence i being rows first[i] .. first[i+1]-1, into

@@ -2,7 +2,7 @@
  * it, cuts the rows into tiles and lets the pool run them through the kernel table.
  *
  * The three kinds of bl_linear differ only in how the input is quantized and which kernel a
- * tile calls.  Called by forward.c for every projection, and for the head. */
+ * tile calls; option `activations` replaces the quantizer of the blocks' inputs.  Called by forward.c for every projection, and for the head. */
 #include "model/forward.h"
 
 /* Largest number of layers that share one input (gate and up, or q, k and v). */
@@ -21,7 +21,38 @@ int64_t bl_linear_groups(const bl_linear *l) {
     return l->kind == BL_LINEAR_GROUP ? l->k / l->group * l->n_terms : 1;
 }
 
-/* Per-token int8 for a GROUP layer: one scale, repeated, and the sums of each group. */
+enum input_form { INT8, INT4, INT8_HALF, SIGNS };
+
+/* What the inputs of the layer become. */
+static enum input_form form_of(const bl_context *c, const bl_linear *l) {
+    if (c->activations == BITLM_ACTIVATIONS_A4_8)
+        return l->input == BL_INPUT_BLOCK ? INT4 : l->input == BL_INPUT_MIXED ? INT8_HALF : INT8;
+    if (c->activations == BITLM_ACTIVATIONS_BINARY && l->input != BL_INPUT_PLAIN)
+        return SIGNS;
+    return INT8;
+}
+
+static int n_terms_of(const bl_context *c, const bl_linear *l) { return form_of(c, l) == INT8 ? l->n_terms : 1; }
+
+/* Binary weights meet signs as bits. */
+static int as_bits(const bl_context *c, const bl_linear *l) {
+    return l->kind == BL_LINEAR_GROUP && l->type == BL_TYPE_Q1_0 && form_of(c, l) == SIGNS;
+}
+
+/* A token with one scale; returns it. */
+static float quant_token(const bl_context *c, const bl_linear *l, const float *x, int8_t *q, int32_t *sum) {
+    enum input_form form = form_of(c, l);
+    if (form == INT4)
+        return bl_quant_row_int4(x, l->k, q, sum);
+    if (form == SIGNS)
+        return bl_quant_row_sign(x, l->k, q, sum);
+    float s = c->kernels->quant_row(x, l->k, q, sum);
+    if (form == INT8_HALF)
+        bl_keep_larger_half(x, l->k, q, sum);
+    return s;
+}
+
+/* One scale a token for a GROUP layer, repeated, and the sums of each group. */
 static void quant_token_grouped(const quant_job *job, const float *x, int64_t t) {
     bl_context *c = job->c;
     const bl_linear *l = job->layer;
@@ -30,8 +61,12 @@ static void quant_token_grouped(const quant_job *job, const float *x, int64_t t)
     float *d = c->xs + t * n_groups;
     int32_t *sums = c->xsum + t * n_groups;
     int32_t total;
-    float s = c->kernels->quant_row(x, l->k, q, &total);
-    float step = 1.0f / s;
+    float step = 1.0f / quant_token(c, l, x, q, &total);
+    if (as_bits(c, l)) {
+        bl_pack_signs(q, l->k, (uint8_t *)q); /* in place: a byte lies before the eight that it comes from */
+        c->xs[t] = step;
+        return;
+    }
     for (int64_t g = 0; g < n_groups; g++) {
         int32_t sum = 0;
         for (int64_t i = g * l->group; i < (g + 1) * l->group; i++)
@@ -48,8 +83,8 @@ static void quant_range(void *arg, int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; t++) {
         const float *x = job->x + t * job->ldx;
         if (l->kind == BL_LINEAR_TERNARY) {
-            c->xs[t] = c->kernels->quant_row(x, l->k, c->xq + t * l->k, &c->xsum[t]);
-        } else if (l->per_token) {
+            c->xs[t] = quant_token(c, l, x, c->xq + t * l->k, &c->xsum[t]);
+        } else if (l->per_token || form_of(c, l) != INT8) {
             quant_token_grouped(job, x, t);
         } else {
             int64_t n_groups = l->k / l->group;
@@ -95,8 +130,10 @@ static void linear_tile(void *arg, int64_t tile, int thread) {
     if (l->kind == BL_LINEAR_TERNARY)
         kn->ternary_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xsum, c->factor + i * c->max_batch,
                        n_tok, y, ldy, scratch);
+    else if (as_bits(c, l))
+        kn->binary_rows(l->data, l->k, r0, r1, (const uint8_t *)c->xq, l->k, c->xs, n_tok, y, ldy);
     else if (l->kind == BL_LINEAR_GROUP)
-        kn->group_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xs, c->xsum, n_tok, l->n_terms, y,
+        kn->group_i8(l->type, l->data, l->k, r0, r1, c->xq, l->k, c->xs, c->xsum, n_tok, n_terms_of(c, l), y,
                      ldy, scratch);
     else
         kn->float_rows(l->type, l->data, l->k, r0, r1, job->x, job->ldx, n_tok, y, ldy);
@@ -131,7 +168,8 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
 
 static int same_input(const bl_linear *a, const bl_linear *b) {
     return !a->norm_in && !b->norm_in && a->kind == b->kind && a->k == b->k && a->group == b->group && a->per_token == b->per_token &&
-           a->n_terms == b->n_terms;
+           a->n_terms == b->n_terms && a->input == b->input &&
+           (a->type == BL_TYPE_Q1_0) == (b->type == BL_TYPE_Q1_0);
 }
 
 typedef struct norm_job {

@@ -54,12 +54,20 @@ const char *bl_arch_names(char *out, size_t cap);  /* "bitnet, bitnet-b1.58, …
 #define BL_LINEAR_GROUP 2    /* a scale per group of weights */
 #define BL_LINEAR_FLOAT 3
 
+/* Whose output a layer's input is: what option `activations` may do to it.  Sums over many layers, routers and the
+ * head keep int8. */
+#define BL_INPUT_PLAIN 0
+#define BL_INPUT_BLOCK 1   /* the norm before attention or feed-forward: q, k, v, gate, up */
+#define BL_INPUT_MIXED 2   /* attention: o */
+#define BL_INPUT_GATED 3   /* the gated product: down */
+
 typedef struct bl_linear {
     const uint8_t *data;
     int32_t type;        /* BL_TYPE_* */
     int32_t kind;        /* BL_LINEAR_* */
     int32_t group;       /* weights per scale (GROUP) */
     int32_t per_token;   /* GROUP: one activation scale for the whole token */
+    int32_t input;       /* BL_INPUT_* */
     int32_t n_terms;     /* GROUP: int8 rows that make up an input, 1 or 2 */
     int64_t k, n;        /* inputs, outputs */
     float scale;         /* TERNARY: the tensor's scale (times .scale if present) */
@@ -121,6 +129,11 @@ struct bitlm_model {
  * bl_model_unload.  FORMAT, UNSUPPORTED, NOMEM, ARG (BITLM_CPU is unknown). */
 bitlm_status bl_model_load(bitlm_model *model, bitlm_error *error);
 void bl_model_unload(bitlm_model *model);
+/* How l runs in the model with the matrix t as its weights: all of l but bias and norm_in; a scale that the file keeps in a
+ * tensor of its own is not in l->scale.  measuring: whether all blocks share a scale is not looked at. */
+bitlm_status bl_linear_set(const bitlm_model *model, const bl_tensor *t, int measuring, bl_linear *l, bitlm_error *error);
+/* Matrix `expert` of a tensor that stacks them. */
+bl_tensor bl_expert_matrix(const bl_tensor *t, int64_t expert);
 /* Hash of unpacked tensors, metadata that matters and BITLM_NUMERICS; polls. */
 bitlm_status bl_model_hash(const bitlm_model *model, bl_poll *poll, uint8_t id[16],
                            bitlm_error *error);

@@ -298,42 +298,51 @@ static int uniform_scale(const bl_tensor *t, float *scale) {
     return 1;
 }
 
-static bitlm_status fill_linear(loader *ld, const bl_tensor *t, int64_t k, int64_t n, bl_linear *l) {
-    bitlm_status s = check_dims(ld, t, k, n);
-    if (s)
-        return s;
+bitlm_status bl_linear_set(const bitlm_model *m, const bl_tensor *t, int measuring, bl_linear *l, bitlm_error *error) {
     const bl_tensor_type *type = bl_tensor_type_find(t->type);
     l->data = t->data;
     l->type = t->type;
-    l->k = k;
-    l->n = n;
+    l->k = (int64_t)t->dims[0];
+    l->n = (int64_t)t->dims[1];
     l->scale = 1.0f;
     if (type->cls == BL_CLASS_FLOAT) {
         l->kind = BL_LINEAR_FLOAT;
         return BITLM_OK;
     }
-    if (t->type == BL_TYPE_I2_S && k % 128)
-        return FAIL(ld, BITLM_UNSUPPORTED, "tensor %.60s is I2_S with rows of %lld weights; rows must be a multiple "
-                    "of 128", t->name, (long long)k);
+    if (t->type == BL_TYPE_I2_S && l->k % 128)
+        return bl_error(error, BITLM_UNSUPPORTED, "tensor %.60s is I2_S with rows of %lld weights; rows must be a multiple "
+                        "of 128", t->name, (long long)l->k);
     float scale = 1.0f;
     int uniform = 0;
-    /* The measuring pass need not know whether all blocks of a TQ tensor share a scale. */
-    if (t->type == BL_TYPE_I2_S || (type->cls == BL_CLASS_TERNARY && ld->m->per_token && ld->filling))
+    if (t->type == BL_TYPE_I2_S || (type->cls == BL_CLASS_TERNARY && m->per_token && !measuring))
         uniform = uniform_scale(t, &scale);
     if (uniform) {
         if (!isfinite(scale))
-            return FAIL(ld, BITLM_FORMAT, "the scale of tensor %.60s is not finite", t->name);
+            return bl_error(error, BITLM_FORMAT, "the scale of tensor %.60s is not finite", t->name);
         l->kind = BL_LINEAR_TERNARY;
         l->scale = scale;
         return BITLM_OK;
     }
     l->kind = BL_LINEAR_GROUP;
     l->group = type->group;
-    l->per_token = type->cls == BL_CLASS_TERNARY && ld->m->per_token;
+    l->per_token = type->cls == BL_CLASS_TERNARY && m->per_token;
     /* Weights of 4 bits and more stand for float ones: one int8 row per token would leave the float
      * path further than the weights do (docs/ARCHITECTURE.md has the figures). */
     l->n_terms = type->cls == BL_CLASS_GROUP ? 2 : 1;
     return BITLM_OK;
+}
+
+static bitlm_status fill_linear(loader *ld, const bl_tensor *t, int64_t k, int64_t n, bl_linear *l) {
+    bitlm_status s = check_dims(ld, t, k, n);
+    return s ? s : bl_linear_set(ld->m, t, !ld->filling, l, ld->error);
+}
+
+bl_tensor bl_expert_matrix(const bl_tensor *t, int64_t expert) {
+    bl_tensor one = *t;
+    one.dims[2] = 1;
+    one.bytes = t->bytes / t->dims[2];
+    one.data = t->data + (uint64_t)expert * one.bytes;
+    return one;
 }
 
 /* Expert number `expert` of a tensor of n_experts matrices. */
@@ -345,10 +354,7 @@ static bitlm_status fill_expert(loader *ld, const bl_tensor *t, int64_t expert, 
     if (t->type == BL_TYPE_I2_S)
         return FAIL(ld, BITLM_UNSUPPORTED, "tensor %.60s holds experts in I2_S, which has one scale for all of them; "
                     "TQ2_0 and TQ1_0 work", t->name);
-    bl_tensor one = *t;
-    one.dims[2] = 1;
-    one.bytes = t->bytes / (uint64_t)n_experts;
-    one.data = t->data + (uint64_t)expert * one.bytes;
+    bl_tensor one = bl_expert_matrix(t, expert);
     return fill_linear(ld, &one, k, n, l);
 }
 
@@ -406,6 +412,15 @@ static bitlm_status load_experts(loader *ld, const char *p, bl_layer *l) {
             s = load_linear(ld, p, "ffn_down_shexp", shared, hidden, 1, &l->down);
     }
     return s;
+}
+
+/* What the inputs of a layer's projections are. */
+static void name_inputs(const bitlm_model *m, bl_layer *l) {
+    l->q.input = l->k.input = l->v.input = l->gate.input = l->up.input = BL_INPUT_BLOCK;
+    l->o.input = BL_INPUT_MIXED;
+    l->down.input = BL_INPUT_GATED;
+    for (int64_t i = 0; l->experts && i < 3 * m->n_experts; i++)
+        l->experts[i].input = i % 3 == 2 ? BL_INPUT_GATED : BL_INPUT_BLOCK;
 }
 
 static bitlm_status load_layer(loader *ld, int64_t index, bl_layer *l) {
@@ -548,6 +563,8 @@ static bitlm_status load_tensors(loader *ld) {
     for (int64_t i = 0; i < m->n_layers && !s; i++) {
         bl_layer spare = {0};
         s = load_layer(ld, i, ld->filling ? &m->layers[i] : &spare);
+        if (!s && ld->filling)
+            name_inputs(m, &m->layers[i]);
     }
     if (!s && m->arch->output_norm)
         s = load_vector(ld, "", "output_norm.weight", m->hidden_size, 1, &m->output_norm);

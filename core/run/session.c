@@ -16,6 +16,7 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
     const bitlm_model *m = s->model;
     int32_t kv_type = m->causal ? o->kv_type : BITLM_KV_F32; /* an encoder's cache lives for one batch */
     bl_context_layout(&s->context, m, s->n_ctx, capacity, kv_type, max_batch, n_threads, arena);
+    s->context.activations = o->activations;
     s->tokens = bl_arena_take(arena, (size_t)capacity + BL_MAX_ROWS, sizeof(int32_t));
     s->batch_tokens = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
     s->batch_pos = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
@@ -48,6 +49,8 @@ static bitlm_status check_options(const bitlm_model *m, const bitlm_options *o, 
     if (bl_kv_bits(o->kv_type) <= 8 && m->head_dim % 8)
         return bl_error(error, BITLM_UNSUPPORTED, "an int8 or int4 KV cache needs heads of a multiple of 8, but %s has "
                         "heads of %lld", m->path, (long long)m->head_dim);
+    if (o->activations < BITLM_ACTIVATIONS_INT8 || o->activations > BITLM_ACTIVATIONS_BINARY)
+        return bl_error(error, BITLM_ARG, "activations is %d, but must be int8, a4.8 or binary", o->activations);
     if (o->rows < 0 || o->rows > BL_MAX_ROWS)
         return bl_error(error, BITLM_ARG, "rows is %d, but must be 0 to %d", o->rows, BL_MAX_ROWS);
     if (o->threads < 0 || o->threads > 256)

@@ -75,6 +75,30 @@ START_TEST(story_logits) {
 }
 END_TEST
 
+/* Activations in fewer bits, against numpy_forward.py; two positions of each. */
+START_TEST(story_activations) {
+    static const char *const options[] = {"{\"kv_type\":\"f32\",\"activations\":\"a4.8\"}",
+                                          "{\"kv_type\":\"f32\",\"activations\":\"binary\"}"};
+    enum { ROWS = 2 };
+    json_t *golden = load_json("parity/story.json");
+    int32_t ids[MAX_IDS];
+    size_t n = ids_of(json_object_get(golden, "logits_ids"), ids), size;
+    float *want = load_file("parity/story.activations.f32", &size);
+    ck_assert_uint_eq(size, 2 * ROWS * 4096 * sizeof(float));
+    bitlm_model *m = open_model("story", NULL);
+    for (size_t k = 0; k < 2; k++) {
+        float *got = logits_of(m, options[k], ids, n);
+        double delta = max_difference(got + (n - ROWS) * 4096, want + k * ROWS * 4096, ROWS * 4096);
+        printf("story logits, %s: max |delta| %.6f over %d x 4096 (limit .02)\n", options[k], delta, ROWS);
+        ck_assert_double_le(delta, 0.02);
+        free(got);
+    }
+    bitlm_model_free(m);
+    free(want);
+    json_decref(golden);
+}
+END_TEST
+
 /* Greedy ids equal the reference's as long as its top two logits differ by more than `tolerance`;
  * where a nearer tie goes the other way the texts part, and that is counted. */
 START_TEST(story_greedy) {
@@ -311,6 +335,7 @@ int main(void) {
     TCase *c = tcase_create("reference");
     tcase_set_timeout(c, 240);
     tcase_add_test(c, story_logits);
+    tcase_add_test(c, story_activations);
     tcase_add_test(c, story_greedy);
     tcase_add_test(c, embed_vectors_and_codes);
     tcase_add_loop_test(c, tiny_models, 0, (int)(sizeof tiny_types / sizeof *tiny_types));

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "quant/quant.h"
 #include "test_support.h"
 
@@ -482,6 +483,89 @@ START_TEST(what_is_written) {
 }
 END_TEST
 
+/* Inputs in fewer bits: the formulas in double, the larger half by sorting, and binary weights against signs as
+ * bits and as int8. */
+static int by_magnitude(const void *a, const void *b) {
+    float x = fabsf(*(const float *)a), y = fabsf(*(const float *)b);
+    return (x < y) - (x > y);
+}
+
+START_TEST(activation_forms) {
+    enum { MOST = 700 };
+    static float x[MOST], sorted[MOST];
+    static int8_t q[MOST];
+    for (int64_t n = 1; n <= MOST; n += n < 40 ? 1 : 33) {
+        int32_t sum, total = 0;
+        double mean = 0;
+        for (int64_t i = 0; i < n; i++) {
+            x[i] = n % 5 == 4 ? (float)((int)(draw() % 7) - 3) : draw_normal(); /* many equal ones, or none */
+            mean += fabs((double)x[i]) / (double)n;
+        }
+        float s = bl_quant_row_int4(x, n, q, &sum);
+        ck_assert_double_eq_tol((double)s * (mean + 1e-5), sqrt(7.0), 1e-5);
+        for (int64_t i = 0; i < n; i++) {
+            double v = (double)x[i] * (double)s;
+            EXPECT(q[i] >= -8 && q[i] <= 7 && (fabs(v - q[i]) <= 0.500001 || (q[i] == 7 && v > 7) || (q[i] == -8 && v < -8)));
+            total += q[i];
+        }
+        ck_assert_int_eq(sum, total);
+
+        s = bl_quant_row_sign(x, n, q, &sum);
+        total = 0;
+        for (int64_t i = 0; i < n; i++) {
+            EXPECT(q[i] == (x[i] > 0.0f ? 1 : -1));
+            total += q[i];
+        }
+        ck_assert_int_eq(sum, total);
+        if (mean > 0)
+            ck_assert_double_eq_tol((double)s * mean, 1.0, 1e-5);
+
+        for (int64_t i = 0; i < n; i++)
+            q[i] = 1;
+        bl_keep_larger_half(x, n, q, &sum);
+        ck_assert_int_eq(sum, (n + 1) / 2);
+        memcpy(sorted, x, sizeof sorted);
+        qsort(sorted, (size_t)n, sizeof *sorted, by_magnitude);
+        float least = fabsf(sorted[(n + 1) / 2 - 1]);
+        int dropped = 0; /* an equal one before: then none after it is kept */
+        for (int64_t i = 0; i < n; i++) {
+            EXPECT(fabsf(x[i]) > least ? q[i] == 1 : fabsf(x[i]) < least ? q[i] == 0 : !(dropped && q[i]));
+            dropped |= fabsf(x[i]) == least && !q[i];
+        }
+    }
+    x[5] = INFINITY;
+    int32_t sum = 1;
+    ck_assert(isnan(bl_quant_row_int4(x, 40, q, &sum)) && sum == 0 && q[5] == 0);
+    x[5] = NAN;
+    ck_assert(isnan(bl_quant_row_sign(x, 40, q, &sum)) && sum == 0 && q[5] == 0);
+}
+END_TEST
+
+START_TEST(signs_as_bits_and_as_int8) {
+    enum { K = 384, N = 9, T = 3 };
+    static uint8_t w[K / 128 * 18 * N], bits[T * K / 8];
+    static int8_t q[T * K];
+    static float xd[T], xd_groups[T * K / 128], weights[N * K], a[T * N], b[T * N];
+    static int32_t sums[T * K / 128];
+    void *scratch = aligned_alloc(64, (bl_group_scratch(K) + 63) / 64 * 64);
+    for (size_t i = 0; i < N * K; i++)
+        weights[i] = draw_normal();
+    ck_assert_int_eq(bl_encode(BL_TYPE_Q1_0, weights, N, K, 0.0f, w, NULL), BITLM_OK);
+    for (size_t t = 0; t < T; t++) {
+        xd[t] = 0.5f + (float)t;
+        for (size_t i = 0; i < K; i++)
+            q[t * K + i] = draw() & 1 ? 1 : -1;
+        for (size_t g = 0; g < K / 128; g++)
+            xd_groups[t * (K / 128) + g] = xd[t];
+        bl_pack_signs(q + t * K, K, bits + t * K / 8);
+    }
+    bl_binary_rows_ref(w, K, 0, N, bits, K / 8, xd, T, a, N);
+    bl_kernels_ref.group_i8(BL_TYPE_Q1_0, w, K, 0, N, q, K, xd_groups, sums, T, 1, b, N, scratch);
+    ck_assert_mem_eq(a, b, sizeof a);
+    free(scratch);
+}
+END_TEST
+
 START_TEST(binarize) {
     float x[19];
     uint8_t out[4] = {0xaa, 0xaa, 0xaa, 0xaa};
@@ -518,6 +602,8 @@ int main(void) {
     tcase_add_loop_test(tests, extremes, 0, (int)BL_COUNT(encoded_types));
     tcase_add_loop_test(tests, refusals, 0, (int)BL_COUNT(encoded_types));
     tcase_add_test(tests, what_is_written);
+    tcase_add_test(tests, activation_forms);
+    tcase_add_test(tests, signs_as_bits_and_as_int8);
     tcase_add_test(tests, binarize);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

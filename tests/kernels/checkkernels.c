@@ -476,6 +476,21 @@ static void case_q2_0_legacy(const bl_kernels *k, int number) { group_case(k, nu
 static void case_pq2_0(const bl_kernels *k, int number) { group_case(k, number, BL_TYPE_PQ2_0); }
 static void case_ptq1_0(const bl_kernels *k, int number) { group_case(k, number, BL_TYPE_PTQ1_0); }
 
+static void case_binary_rows(const bl_kernels *kernels, int number) {
+    int64_t k = 128 * (1 + random_below(number % 5 == 4 ? 50 : 6)), n_tok = 1 + number % 19;
+    int64_t rows = 1 + random_below(11), r0 = random_below(rows), r1 = r0 + 1 + random_below(rows - r0);
+    int64_t ldb = k / 8 + random_below(9), ldy = rows + random_below(3), row_bytes = bl_row_bytes(BL_TYPE_Q1_0, k);
+    uint8_t *w = input((size_t)(row_bytes * rows)), *bits = input((size_t)((n_tok - 1) * ldb + k / 8));
+    float *xd = floats(n_tok, temper_of_case(number));
+    fill_bytes(w, row_bytes * rows, number % 7 == 5);
+    fill_bytes(bits, (n_tok - 1) * ldb + k / 8, number % 11 == 3);
+    for (int64_t b = 0; b < rows * k / 128; b++) {
+        store_half(w + b * 18, unit() * (number % 3 == 2 ? 60000.0f : 0.1f));
+    }
+    float *y = output((size_t)((n_tok - 1) * ldy + rows) * sizeof *y);
+    kernels->binary_rows(w, k, r0, r1, bits, ldb, xd, n_tok, y, ldy);
+}
+
 static void float_case(const bl_kernels *kernels, int number, int32_t type) {
     int64_t k = size_of_case(number), n_tok = 1 + number % 8;
     int64_t rows = 1 + random_below(11), r0 = random_below(rows), r1 = r0 + 1 + random_below(rows - r0);
@@ -598,6 +613,7 @@ static const struct {
     {"quant_probs", case_quant_probs, 200, 0},
     {"mix_int", case_mix_int, 96, 1},
     {"hamming_below", case_hamming_below, 300, 0},
+    {"binary_rows", case_binary_rows, 200, 1},
 };
 
 #define HASH_CASES 40

@@ -27,7 +27,7 @@ typedef struct measure {
     const char *name;
     void (*run)(const bl_kernels *kernels, int64_t turn); /* once */
     double bytes, ops;                                    /* of one turn */
-    int limit;                                            /* 0 none, 1 read bandwidth, 2 maddubs */
+    int limit;                                            /* 0 none, 1 read bandwidth, 2 int8 products */
 } measure;
 
 enum { K = 2560, ROWS = 6912, TOKENS = 256, HEAD = 2560 };
@@ -70,6 +70,15 @@ static void q8_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q8_0, 
 static void q4_k_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q4_K, turn, 64, 64); }
 static void q6_k_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q6_K, turn, 64, 64); }
 static void g_tq2_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_TQ2_0, turn, 64, 64); }
+
+static void binary(const bl_kernels *k, int64_t turn, int64_t rows, int64_t n_tok) {
+    const uint8_t *w = walk(turn, (size_t)(bl_row_bytes(BL_TYPE_Q1_0, K) * rows));
+    k->binary_rows(w, K, 0, rows, (const uint8_t *)xq, K / 8, fa, n_tok, fc, rows);
+}
+
+static void binary_1(const bl_kernels *k, int64_t turn) { binary(k, turn, 1024, 1); }
+static void binary_64(const bl_kernels *k, int64_t turn) { binary(k, turn, 64, 64); }
+static void g_q1_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q1_0, turn, 64, 64); }
 
 static void rows_of(const bl_kernels *k, int32_t type, int64_t turn, int64_t rows, int64_t n_tok) {
     k->float_rows(type, walk(turn, (size_t)(bl_row_bytes(type, K) * rows)), K, 0, rows, fa, K, n_tok, fc, rows);
@@ -140,6 +149,43 @@ static void mix_i8(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->mix_int(8, (const uint8_t *)fb, 512, fa, 8, 4, cold, 512, 128, fc, 128);
 }
+static void scores_f16_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_f16(fa, 128, 8, (const uint16_t *)(const void *)cold, 32, 128, 0.1f, fc, 512);
+}
+static void mix_f16_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_f16(fa, 512, 8, (const uint16_t *)(const void *)cold, 128, 512, 128, fc, 128);
+}
+static void scores_i8_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_int(8, xq, 128, fa, 8, cold, fb, 32, 128, 0.1f, fc, 512);
+}
+static void mix_i8_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_int(8, (const uint8_t *)fb, 512, fa, 8, 8, cold, 512, 128, fc, 128);
+}
+static void scores_i4_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->scores_int(4, xq, 128, fa, 8, cold, fb, 32, 128, 0.1f, fc, 512);
+}
+static void mix_i4_8(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->mix_int(4, (const uint8_t *)fb, 512, fa, 8, 8, cold, 512, 128, fc, 128);
+}
+/* A head of a long text, one query: K and V from memory. */
+static void scores_f16_cold(const bl_kernels *k, int64_t turn) {
+    k->scores_f16(fa, 128, 1, (const uint16_t *)(const void *)walk(turn, 4096 * 256), 256, 128, 0.1f, fc, 4096);
+}
+static void mix_f16_cold(const bl_kernels *k, int64_t turn) {
+    k->mix_f16(fa, 4096, 1, (const uint16_t *)(const void *)walk(turn, 4096 * 256), 128, 4096, 128, fc, 128);
+}
+static void scores_i8_cold(const bl_kernels *k, int64_t turn) {
+    k->scores_int(8, xq, 128, fa, 4, walk(turn, 4096 * 128), fb, 256, 128, 0.1f, fc, 4096);
+}
+static void mix_i8_cold(const bl_kernels *k, int64_t turn) {
+    k->mix_int(8, (const uint8_t *)fb, 4096, fa, 64, 4, walk(turn, 4096 * 128), 4096, 128, fc, 128);
+}
 static void quant_probs(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->quant_probs(fa, fb, 512, (uint8_t *)scratch, fc);
@@ -164,6 +210,16 @@ static void below_48(const bl_kernels *k, int64_t turn) {
     (void)turn;
     sink = (float)k->hamming_below((const uint8_t *)fa, cold, 1000, 48, 100, rows, distances);
 }
+
+static void below_cold(const bl_kernels *k, int64_t turn, int64_t bytes) {
+    static uint32_t rows[20000], distances[20000];
+    sink = (float)k->hamming_below((const uint8_t *)fa, walk(turn, (size_t)(20000 * bytes)), 20000, bytes, 50, rows,
+                                   distances);
+}
+static void below_32_cold(const bl_kernels *k, int64_t turn) { below_cold(k, turn, 32); }
+static void below_48_cold(const bl_kernels *k, int64_t turn) { below_cold(k, turn, 48); }
+static void below_96_cold(const bl_kernels *k, int64_t turn) { below_cold(k, turn, 96); }
+static void below_128_cold(const bl_kernels *k, int64_t turn) { below_cold(k, turn, 128); }
 
 static void hamming_4k(const bl_kernels *k, int64_t turn) {
     (void)turn;
@@ -194,6 +250,9 @@ static const measure measures[] = {
     {"group_i8/Q4_K 64 tokens", q4_k_64, BYTES(4.5, 64), OPS(64, 64), 2},
     {"group_i8/Q6_K 64 tokens", q6_k_64, BYTES(6.5625, 64), OPS(64, 64), 2},
     {"group_i8/TQ2_0 64 tokens", g_tq2_0_64, BYTES(2.0625, 64), OPS(64, 64), 2},
+    {"group_i8/Q1_0 64 tokens", g_q1_0_64, BYTES(1.125, 64), OPS(64, 64), 2},
+    {"binary_rows/Q1_0 1 token, cold", binary_1, BYTES(1.125, 1024), OPS(1024, 1), 1},
+    {"binary_rows/Q1_0 64 tokens", binary_64, BYTES(1.125, 64), OPS(64, 64), 2},
     {"float_rows/F16 1 token, cold", f16_1, BYTES(16, 1024), OPS(1024, 1), 1},
     {"float_rows/BF16 1 token, cold", bf16_1, BYTES(16, 1024), OPS(1024, 1), 1},
     {"float_rows/F32 1 token, cold", f32_1, BYTES(32, 1024), OPS(1024, 1), 1},
@@ -212,24 +271,42 @@ static const measure measures[] = {
     {"mix_f16", mix_f16, 2.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"scores_int, int8", scores_i8, 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"mix_int, int8", mix_i8, 512 * 128, 2.0 * 4 * 512 * 128, 0},
+    {"scores_f16, 8 queries", scores_f16_8, 2.0 * 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"mix_f16, 8 queries", mix_f16_8, 2.0 * 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"scores_int, int8, 8 queries", scores_i8_8, 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"mix_int, int8, 8 queries", mix_i8_8, 512 * 128, 2.0 * 8 * 512 * 128, 0},
+    {"scores_int, int4, 8 queries", scores_i4_8, 512 * 64, 2.0 * 8 * 512 * 128, 0},
+    {"mix_int, int4, 8 queries", mix_i4_8, 512 * 64, 2.0 * 8 * 512 * 128, 0},
+    {"scores_f16, 1 query, cold", scores_f16_cold, 2.0 * 4096 * 128, 2.0 * 4096 * 128, 1},
+    {"mix_f16, 1 query, cold", mix_f16_cold, 2.0 * 4096 * 128, 2.0 * 4096 * 128, 1},
+    {"scores_int, int8, cold", scores_i8_cold, 4096 * 128, 2.0 * 4 * 4096 * 128, 1},
+    {"mix_int, int8, cold", mix_i8_cold, 4096 * 128, 2.0 * 4 * 4096 * 128, 1},
     {"quant_probs", quant_probs, 8.0 * 512, 0, 0},
     {"mix_f32", mix_f32, 4.0 * 512 * 128, 2.0 * 4 * 512 * 128, 0},
     {"dot_f32", dot_f32, 4.0 * HEAD * 2, 2.0 * HEAD, 0},
     {"hamming 48 bytes", hamming_48, 48.0 * 1000, 0, 0},
     {"hamming_below 48 bytes", below_48, 48.0 * 1000, 0, 0},
+    {"hamming_below 32 bytes, cold", below_32_cold, 32.0 * 20000, 0, 1},
+    {"hamming_below 48 bytes, cold", below_48_cold, 48.0 * 20000, 0, 1},
+    {"hamming_below 96 bytes, cold", below_96_cold, 96.0 * 20000, 0, 1},
+    {"hamming_below 128 bytes, cold", below_128_cold, 128.0 * 20000, 0, 1},
     {"hamming 4096 bytes", hamming_4k, 4096.0 * 2, 0, 0},
 };
 
 /* Nanoseconds of a turn: the best of a few stretches of 20 ms or one turn. */
 static double time_of(const measure *m, const bl_kernels *kernels, int stretches) {
     double best = 1e30;
-    int64_t turn = 0;
+    int64_t turn = 0, batch = 1; /* turns between two looks at the clock, which takes half a microsecond itself */
     for (int i = 0; i < stretches; i++) {
-        uint64_t start = limit_clock_ns(), t;
+        uint64_t start = limit_clock_ns(), t, last = 0;
         int64_t first = turn;
         do {
-            m->run(kernels, turn++);
+            for (int64_t j = 0; j < batch; j++) {
+                m->run(kernels, turn++);
+            }
             t = limit_clock_ns() - start;
+            batch *= t - last < 100000 ? 2 : 1;
+            last = t;
         } while (t < 20000000);
         double each = (double)t / (double)(turn - first);
         best = BL_MIN(best, each);
@@ -271,8 +348,12 @@ int bench_kernels(const char *only) {
         result = 2;
         goto fail;
     }
-    double read_limit = limit_read_bandwidth(cold, COLD_BYTES), maddubs_limit = limit_maddubs();
-    printf("one thread; limits: read %.1f GB/s, vpmaddubsw + vpaddw %.0f GOP/s\n", read_limit, maddubs_limit);
+    double read_limit = limit_read_bandwidth(cold, COLD_BYTES), maddubs = limit_maddubs();
+    uint32_t cpu = bl_cpu_detect();
+    double vnni = cpu & (BL_CPU_AVXVNNI | BL_CPU_AVX512) ? limit_vpdpbusd(256) : 0;
+    double vnni_512 = cpu & BL_CPU_AVX512 ? limit_vpdpbusd(512) : 0;
+    printf("one thread; limits: read %.1f GB/s, vpmaddubsw + vpaddw %.0f GOP/s, vpdpbusd %.0f (256 bits) and %.0f "
+           "(512 bits)\n", read_limit, maddubs, vnni, vnni_512);
     printf("%-32s %-6s %10s %10s %12s %10s\n", "kernel", "table", "GB/s", "GOP/s", "x plain C", "of limit");
     for (size_t i = 0; i < BL_COUNT(measures); i++) {
         const measure *m = &measures[i];
@@ -291,7 +372,8 @@ int bench_kernels(const char *only) {
                 printf("%10s ", "");
             }
             printf("%12.1f ", plain / t);
-            double limit = m->limit == 1 ? read_limit : m->limit == 2 ? maddubs_limit : 0;
+            double peak = table->cpu & BL_CPU_AVX512 ? vnni_512 : table->cpu & BL_CPU_AVXVNNI ? vnni : maddubs;
+            double limit = m->limit == 1 ? read_limit : m->limit == 2 ? peak : 0;
             if (limit > 0) {
                 printf("%9.0f%%", 100.0 * (m->limit == 2 ? m->ops : m->bytes) / t / limit);
             }

@@ -6,6 +6,7 @@ ternary weights) and everything else in float64, and
 
   check   compares the committed golden files with what it computes (max |difference| is printed)
   logits  writes float32 logits of given ids:  numpy_forward.py logits MODEL OUT.f32 ID ID ...
+  activations  the same for the last positions, with activations a4.8, then binary
   embed   writes ids and vectors as JSON:      numpy_forward.py embed MODEL IDS.json OUT.json
 
 The golden files parity/story.json, story.logits.f32 and embed.json were made by such an evaluation
@@ -18,6 +19,7 @@ import sys
 
 import numpy as np
 
+ACTIVATION_ROWS = 2  # positions kept for each of the other forms of activations
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
@@ -86,10 +88,35 @@ def rms(x, w, eps):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w
 
 
-def bitlinear(x, weight):
-    trits, scale = weight
+def larger_half(x):
+    """1 for the (n+1)/2 elements of largest |x| of each row, the first of equal ones."""
+    order = np.argsort(-np.abs(x), axis=-1, kind="stable")
+    mask = np.zeros(x.shape, np.int64)
+    np.put_along_axis(mask, order[..., : (x.shape[-1] + 1) // 2], 1, -1)
+    return mask
+
+
+def quantize(x, form):
+    """Integers and the factor that made them: int8 (absmax), int4 (absmean, BitNet a4.8), half (int8 of the larger
+    half, BitNet a4.8), sign (XNOR-Net)."""
+    mean = np.abs(x).mean(-1, keepdims=True)
+    if form == "sign":
+        return np.where(x > 0, 1, -1), 1 / np.maximum(mean, 1e-30)
+    if form == "int4":
+        s = np.sqrt(7.0) / (mean + 1e-5)
+        return np.clip(np.rint(x * s), -8, 7).astype(np.int64), s
     s = 127.0 / np.maximum(np.abs(x).max(-1, keepdims=True), 1e-5)
     q = np.clip(np.rint(x * s), -128, 127).astype(np.int64)
+    return (q * larger_half(x) if form == "half" else q), s
+
+
+# Option activations: the form of the inputs of q, k, v, gate and up; of o; of down.
+FORMS = {"int8": ("int8", "int8", "int8"), "a4.8": ("int4", "half", "int8"), "binary": ("sign", "sign", "sign")}
+
+
+def bitlinear(x, weight, form="int8"):
+    trits, scale = weight
+    q, s = quantize(x, form)
     return (q @ trits.T).astype(np.float64) / s * scale
 
 
@@ -103,8 +130,9 @@ def rope(x, base):
 
 
 class Model:
-    def __init__(self, path):
+    def __init__(self, path, activations="int8"):
         self.g = g = Gguf(path)
+        self.block, self.mixed, self.gated = FORMS[activations]
         self.causal = g.key("attention.causal", True)
         self.w = {name: g.tensor(name) for name in g.info}
 
@@ -120,18 +148,18 @@ class Model:
         for i in range(g.key("block_count")):
             p = "blk.%d." % i
             h = rms(x, w[p + "attn_norm.weight"], eps)
-            q, k, v = (bitlinear(h, w[p + "attn_%s.weight" % c]).reshape(n, heads, -1) for c in "qkv")
+            q, k, v = (bitlinear(h, w[p + "attn_%s.weight" % c], self.block).reshape(n, heads, -1) for c in "qkv")
             q, k = rope(q, base), rope(k, base)
             scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(q.shape[-1])
             if self.causal:
                 scores = np.where(np.tril(np.ones((n, n), bool)), scores, -np.inf)
             e = np.exp(scores - scores.max(-1, keepdims=True))
             mix = np.einsum("hqk,khd->qhd", e / e.sum(-1, keepdims=True), v).reshape(n, -1)
-            x = x + bitlinear(rms(mix, w[p + "attn_sub_norm.weight"], eps), w[p + "attn_output.weight"])
+            x = x + bitlinear(rms(mix, w[p + "attn_sub_norm.weight"], eps), w[p + "attn_output.weight"], self.mixed)
             h = rms(x, w[p + "ffn_norm.weight"], eps)
-            gate, up = (bitlinear(h, w[p + "ffn_%s.weight" % c]) for c in ("gate", "up"))
+            gate, up = (bitlinear(h, w[p + "ffn_%s.weight" % c], self.block) for c in ("gate", "up"))
             h = rms(np.maximum(gate, 0) ** 2 * up, w[p + "ffn_sub_norm.weight"], eps)
-            x = x + bitlinear(h, w[p + "ffn_down.weight"])
+            x = x + bitlinear(h, w[p + "ffn_down.weight"], self.gated)
         return x, eps
 
     def logits(self, ids):
@@ -151,6 +179,11 @@ def check(data="tests/data", builtin="core/builtin"):
     delta = np.abs(story.logits(ids) - want).max()
     print("story logits: max |difference| %.2g" % delta)
     wrong = delta > 1e-3
+    wanted = np.fromfile(data + "/parity/story.activations.f32", "<f4").reshape(2, ACTIVATION_ROWS, -1)
+    for mode, rows in zip(("a4.8", "binary"), wanted):
+        delta = np.abs(Model(builtin + "/bitlm-story.gguf", mode).logits(ids)[-ACTIVATION_ROWS:] - rows).max()
+        print("story logits, activations %s: max |difference| %.2g" % (mode, delta))
+        wrong |= delta > 1e-3
     for g in golden["greedy"]:
         ids = list(g["ids"])
         for _ in g["greedy"]:
@@ -170,6 +203,11 @@ def main(argv):
         return check(*argv[1:])
     if argv[:1] == ["logits"] and len(argv) > 3:
         Model(argv[1]).logits([int(i) for i in argv[3:]]).astype("<f4").tofile(argv[2])
+        return 0
+    if argv[:1] == ["activations"] and len(argv) > 3:
+        ids = [int(i) for i in argv[3:]]
+        np.concatenate([Model(argv[1], mode).logits(ids)[-ACTIVATION_ROWS:] for mode in ("a4.8", "binary")]).astype(
+            "<f4").tofile(argv[2])
         return 0
     if argv[:1] == ["embed"] and len(argv) == 4:
         model = Model(argv[1])

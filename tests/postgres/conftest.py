@@ -8,6 +8,7 @@ factor on every time limit, for slow machines (1).
 
 import os
 import pathlib
+import sqlite3
 
 import psycopg2
 import psycopg2.errors
@@ -60,3 +61,12 @@ def db(extension):
     database = Database()
     yield database
     database.connection.close()
+
+
+@pytest.fixture(scope="session")
+def lite():
+    connection = sqlite3.connect(":memory:")
+    connection.enable_load_extension(True)
+    connection.load_extension(str(ROOT / "build" / "bitlm0"))
+    yield connection
+    connection.close()

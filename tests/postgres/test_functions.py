@@ -2,25 +2,15 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import threading
 import time
 
 import pytest
 
-from conftest import ROOT, SLACK, Database
+from conftest import SLACK, Database
 
 TEXTS = ["", "a", "How do I get my money back?", "Größe, 大きさ, 🙂", "x" * 400, "tab\tand\nline"]
-
-
-@pytest.fixture(scope="module")
-def lite():
-    connection = sqlite3.connect(":memory:")
-    connection.enable_load_extension(True)
-    connection.load_extension(str(ROOT / "build" / "bitlm0"))
-    yield connection
-    connection.close()
 
 
 def test_same_codes_as_sqlite(db, lite):
