@@ -74,6 +74,12 @@ INLINE void scores_queries(const float *q, int64_t ldq, int nq, const void *tile
     for (; t + nt <= n_tiles; t += nt) {
         scores_block(q, ldq, nq, tiles, t, nt, dim, scale, scores, ld, f16);
     }
+    for (; nt > 4 && t + 4 <= n_tiles; t += 4) {
+        scores_block(q, ldq, nq, tiles, t, 4, dim, scale, scores, ld, f16);
+    }
+    for (; nt > 2 && t + 2 <= n_tiles; t += 2) {
+        scores_block(q, ldq, nq, tiles, t, 2, dim, scale, scores, ld, f16);
+    }
     for (; t < n_tiles; t++) {
         scores_block(q, ldq, nq, tiles, t, 1, dim, scale, scores, ld, f16);
     }
@@ -149,6 +155,12 @@ INLINE void mix_queries(const float *prob, int64_t ld, int nq, const void *v, in
 #define AT(d) (f16 ? (const void *)((const uint16_t *)v + p * v_stride + (d)) : (const float *)v + p * v_stride + (d))
         for (; d + nd * 16 <= dim; d += nd * 16) {
             mix_block(prob + p, ld, nq, AT(d), v_stride, n, nd, 0xffff, 1, out + d, ldo, f16);
+        }
+        for (; nd > 4 && d + 64 <= dim; d += 64) {
+            mix_block(prob + p, ld, nq, AT(d), v_stride, n, 4, 0xffff, 1, out + d, ldo, f16);
+        }
+        for (; nd > 2 && d + 32 <= dim; d += 32) {
+            mix_block(prob + p, ld, nq, AT(d), v_stride, n, 2, 0xffff, 1, out + d, ldo, f16);
         }
         for (; d + 16 <= dim; d += 16) {
             mix_block(prob + p, ld, nq, AT(d), v_stride, n, 1, 0xffff, 1, out + d, ldo, f16);

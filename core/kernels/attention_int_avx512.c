@@ -4,7 +4,7 @@
  * vpdpbusd adds four products of unsigned and signed bytes to each of 16 sums of 32 bits.  In scores the
  * unsigned side is K: int8 codes become code + 128 by flipping the top bit, int4 codes are kept as code + 8,
  * and a sum begins at -128 or -8 times the query's sum.  In mixes the probabilities are unsigned, or, for
- * int4, the nibbles.  Called through the table of kernels_avx512.c. */
+ * int4, the nibbles.  Rounding the probabilities is as fast with AVX2.  Called through the table of kernels_avx512.c. */
 #include "kernels/kernels_avx512.h"
 
 #define CHUNK BL_INT_CHUNK
@@ -69,7 +69,9 @@ INLINE void scores_block(int bits, const int8_t *q, int64_t ldq, const float *sc
         __m512i k[4], high[4];
 #pragma GCC unroll 4
         for (int t = 0; t < nt; t++) {
-            _mm_prefetch((const char *)tile + (2 * nt + t) * tile_bytes, _MM_HINT_T1); /* the block after the next, into the second cache: into the first it halves the rate of a cold cache */
+            /* The block after the next, into the second cache: asked for in the first, a long text is read at
+             * half the rate. */
+            _mm_prefetch((const char *)tile + (2 * nt + t) * tile_bytes, _MM_HINT_T1);
             k[t] = load512(tile + t * tile_bytes);
             if (bits == 8) {
                 k[t] = _mm512_xor_si512(k[t], flip);
@@ -107,6 +109,9 @@ INLINE void scores_queries(int bits, const int8_t *q, int64_t ldq, const float *
     for (; t + nt <= n_tiles; t += nt) {
         scores_block(bits, q, ldq, scale, first, nq, tiles + t * tile_bytes, kd + t * 16, nt, dim, scores + t * 16, ld);
     }
+    for (; nt > 2 && t + 2 <= n_tiles; t += 2) {
+        scores_block(bits, q, ldq, scale, first, nq, tiles + t * tile_bytes, kd + t * 16, 2, dim, scores + t * 16, ld);
+    }
     for (; t < n_tiles; t++) {
         scores_block(bits, q, ldq, scale, first, nq, tiles + t * tile_bytes, kd + t * 16, 1, dim, scores + t * 16, ld);
     }
@@ -140,38 +145,6 @@ void bl_scores_int_avx512(int bits, const int8_t *q, int64_t ldq, const float *q
         scores_any(8, q, ldq, qd, n_q, tiles, kd, n_tiles, dim, scale, scores, ld);
     } else {
         scores_any(4, q, ldq, qd, n_q, tiles, kd, n_tiles, dim, scale, scores, ld);
-    }
-}
-
-/* ---- probabilities ------------------------------------------------------------------------------ */
-
-void bl_quant_probs_avx512(const float *p, const float *vd, int64_t n_pos, uint8_t *pq, float *cd) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    for (int64_t c = 0; c < n_pos; c += CHUNK, cd++) {
-        int64_t n = BL_MIN(n_pos - c, CHUNK);
-        uint64_t within = n == CHUNK ? UINT64_MAX : ((uint64_t)1 << n) - 1;
-        __m512 t[4];
-        __m512i m16 = _mm512_setzero_si512();
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            __mmask16 mask = (__mmask16)(within >> (i * 16));
-            t[i] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, p + c + i * 16),
-                                 _mm512_maskz_loadu_ps(mask, vd + c + i * 16));
-            m16 = _mm512_max_epi32(m16, _mm512_and_si512(_mm512_castps_si512(t[i]), magnitude));
-        }
-        int32_t bits = _mm512_reduce_max_epi32(m16);
-        float m;
-        memcpy(&m, &bits, sizeof m);
-        if (!(m >= 1e-30f && m <= 3.4e38f)) { /* nothing there, or no number: plain C decides */
-            bl_quant_probs_ref(p + c, vd + c, n, pq + c, cd);
-            continue;
-        }
-        __m512 s = _mm512_set1_ps(127.0f / m);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            store128(pq + c + i * 16, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(t[i], s))));
-        }
-        *cd = m / 127.0f;
     }
 }
 

@@ -288,13 +288,17 @@ static void fill(int32_t type, const uint8_t *const *row, int n, step *s) {
 
 /* ---- activations in the order of a step's vectors -------------------------------------------------- */
 
-/* apart: 4 or 8 weights; n, a multiple of 64, of them. */
-static void permute(int apart, const int8_t *x, int n, int8_t *out) {
+/* Byte b of vector p of 4*apart neighbouring weights: the order for 64 of them, apart 4 or 8. */
+static __m512i order_of(int apart) {
     uint8_t index[64];
-    for (int i = 0; i < 64; i++) { /* byte b of vector p of a dword's 4*apart weights */
+    for (int i = 0; i < 64; i++) {
         index[i] = (uint8_t)(i / (4 * apart) * (4 * apart) + i % 4 * apart + i % (4 * apart) / 4);
     }
-    __m512i order = _mm512_loadu_si512(index);
+    return _mm512_loadu_si512(index);
+}
+
+/* n: a multiple of 64. */
+INLINE void permute(__m512i order, const int8_t *x, int n, int8_t *out) {
     for (int i = 0; i < n; i += 64) {
         _mm512_storeu_si512(out + i, _mm512_permutexvar_epi8(order, _mm512_loadu_si512(x + i)));
     }
@@ -306,7 +310,8 @@ typedef struct layout {
     int32_t type, block, block_bytes, group;
     int32_t offset; /* u = code + offset */
     int has_min;
-    int apart;      /* weights of a byte lane, 0 if neighbours */
+    int apart;      /* weights between those of a dword, 0 if they are neighbours */
+    __m512i order;  /* that of the activations then */
 } layout;
 
 /* The activations that a step meets: token t is the rows t*n_terms .. of x, ldx apart. */
@@ -329,7 +334,7 @@ INLINE void run_block(const layout *l, int nt, int n_terms, int has_min, int wid
     for (int j = 0; j < rows; j++) {
         x[j] = in->x + j * in->ldx;
         if (wide && l->apart) {
-            permute(l->apart, x[j], n, permuted[j]);
+            permute(l->order, x[j], n, permuted[j]);
             x[j] = permuted[j];
         }
     }
@@ -424,7 +429,8 @@ static void run_any(const layout *l, int n_terms, const step *s, int n, inputs i
 
 static layout layout_of(int32_t type) {
     const bl_tensor_type *t = bl_tensor_type_find(type);
-    layout l = {type, t->block, t->block_bytes, t->group, 1, bl_type_has_min(type), 0};
+    layout l = {type, t->block, t->block_bytes, t->group, 1, bl_type_has_min(type), 0,
+                _mm512_setzero_si512()};
     switch (type) {
     case BL_TYPE_Q4_1:
     case BL_TYPE_Q4_K:
@@ -441,23 +447,18 @@ static layout layout_of(int32_t type) {
         break;
     case BL_TYPE_Q1_0:
         l.apart = 8;
+        l.order = order_of(8);
         break;
     case BL_TYPE_Q2_0:
     case BL_TYPE_Q2_0_LEGACY:
     case BL_TYPE_PQ2_0:
         l.apart = 4;
+        l.order = order_of(4);
         break;
     default:
         break;
     }
     return l;
-}
-
-/* Asks for a stretch of memory, into the second cache. */
-static void ask(const uint8_t *from, const uint8_t *to) {
-    for (; from < to; from += 64) {
-        _mm_prefetch((const char *)from, _MM_HINT_T1);
-    }
 }
 
 void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
@@ -469,7 +470,9 @@ void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
     step s;
     __m512 acc[TOKENS];
 
-    ask(w + r0 * row_bytes, w + BL_MIN(r0 + ROWS, r1) * row_bytes);
+    for (int64_t at = r0 * row_bytes; at < BL_MIN(r0 + ROWS, r1) * row_bytes; at += 64) {
+        _mm_prefetch((const char *)w + at, _MM_HINT_T1);
+    }
     for (int64_t r = r0; r < r1; r += ROWS) {
         int64_t n_rows = BL_MIN(r1 - r, ROWS);
         const __mmask16 there = (__mmask16)((1u << n_rows) - 1);

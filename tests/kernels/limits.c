@@ -82,12 +82,12 @@ double limit_read_threads(const uint8_t *p, size_t bytes, int n_threads) {
 
 static const struct {
     const char *name;
-    uint32_t cpu;
+    uint32_t cpu; /* any of these */
     double (*run)(int n);
     int rounds; /* some ten milliseconds */
 } int8s[LIMIT_N_INT8] = {
     {"maddubs", BL_CPU_AVX2, limit_run_maddubs, 2000000},
-    {"vnni256", BL_CPU_AVX512, limit_run_vnni256, 4000000},
+    {"vnni256", BL_CPU_AVX512 | BL_CPU_AVXVNNI, limit_run_vnni256, 4000000},
     {"vnni512", BL_CPU_AVX512, limit_run_vnni512, 2000000},
     {"amx", BL_CPU_AMX, limit_run_amx, 500000},
 };
@@ -96,7 +96,7 @@ const char *limit_int8_name(int which) { return int8s[which].name; }
 
 double limit_int8_threads(int which, int n_threads) {
     job jobs[MOST_THREADS] = {0};
-    if (!(bl_cpu_detect() & int8s[which].cpu) || (int8s[which].cpu == BL_CPU_AMX && !limit_amx_allowed()))
+    if (!(bl_cpu_detect() & int8s[which].cpu) || ((int8s[which].cpu & BL_CPU_AMX) && !limit_amx_allowed()))
         return 0;
     for (int i = 0; i < n_threads; i++)
         jobs[i] = (job){.run = int8s[which].run, .rounds = int8s[which].rounds};

@@ -1,11 +1,10 @@
 /* limits_avx2.c - what the machine allows one thread: reading memory, and int8 products with
- * vpmaddubsw + vpaddw or vpdpbusd.  Called by checkkernels --bench, in the same run as the kernels, and by limits.c. */
+ * vpmaddubsw + vpaddw.  Called by checkkernels --bench, in the same run as the kernels, and by limits.c. */
 #define _GNU_SOURCE
 #include "limits_avx2.h"
 
 #include <time.h>
 
-#include "kernels/kernels.h"
 #include "base/base.h"
 #include "limits_isa.h"
 
@@ -73,55 +72,7 @@ double limit_maddubs(void) {
     return best;
 }
 
-/* The same with vpdpbusd on 64 bytes, and on 32. */
-__attribute__((target("avx512f,avx512vnni"), noinline)) static void multiply_512(int n) {
-    __m512i x = _mm512_set1_epi8(1), y = _mm512_set1_epi8(2);
-    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
-#define STEP(sum) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
-    for (int i = 0; i < n; i++) {
-        STEP(a) STEP(b) STEP(c) STEP(d) STEP(e) STEP(f) STEP(g) STEP(h)
-    }
-#undef STEP
-}
-
-/* Either form of the instruction on 32 bytes: AVX-512's, or that of AVX-VNNI. */
-__attribute__((target("avx2"), noinline)) static void multiply_256(int n, int evex) {
-    __m256i x = _mm256_set1_epi8(1), y = _mm256_set1_epi8(2);
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
-#define STEP(form, sum) __asm__ volatile("%{" form "%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y));
-    for (int i = 0; i < n && evex; i++) {
-        STEP("evex", a) STEP("evex", b) STEP("evex", c) STEP("evex", d)
-        STEP("evex", e) STEP("evex", f) STEP("evex", g) STEP("evex", h)
-    }
-    for (int i = 0; i < n && !evex; i++) {
-        STEP("vex", a) STEP("vex", b) STEP("vex", c) STEP("vex", d)
-        STEP("vex", e) STEP("vex", f) STEP("vex", g) STEP("vex", h)
-    }
-#undef STEP
-}
-
-double limit_vpdpbusd(int bits) {
-    const int n = 400000;
-    double best = 0;
-    for (int round = 0; round < 7; round++) {
-        uint64_t start = limit_clock_ns();
-        if (bits == 512) {
-            multiply_512(n);
-        } else {
-            multiply_256(n, (bl_cpu_detect() & BL_CPU_AVX512) != 0);
-        }
-        double rate = (double)n * 8 * (bits / 4) / (double)(limit_clock_ns() - start);
-        best = BL_MAX(best, rate);
-    }
-    return best;
-}
-
 #else
-
-double limit_vpdpbusd(int bits) {
-    (void)bits;
-    return 0;
-}
 
 uint64_t limit_run_read(const uint8_t *p, size_t bytes) {
     uint64_t sum = 0;

@@ -9,6 +9,5 @@
 uint64_t limit_clock_ns(void);
 double limit_read_bandwidth(const uint8_t *p, size_t bytes); /* GB/s */
 double limit_maddubs(void);                                  /* GOP/s */
-double limit_vpdpbusd(int bits); /* GOP/s; bits: 512 (AVX-512 VNNI), 256 (that, or AVX-VNNI) */
 
 #endif
