@@ -119,6 +119,7 @@ typedef struct bitlm_text {
 #define BITLM_ORDER_LSB 1
 #define BITLM_ROUND_NEAREST 0
 #define BITLM_ROUND_STOCHASTIC 1
+#define BITLM_ROUND_FEEDBACK 2
 #define BITLM_ACT_AUTO 0
 #define BITLM_ACT_RELU2 1
 #define BITLM_ACT_SILU 2
@@ -148,7 +149,9 @@ typedef struct bitlm_options {
     float threshold;         /* 0; finite; binarize: a bit is value > threshold, other calls ignore it */
     int32_t order;           /* BITLM_ORDER_*; json "msb", "lsb": which bit of a byte is the first; bitlm_binarize of SQL */
     int32_t group;           /* 0: all; values that share a scale; bitlm_vector_quantize */
-    int32_t rounding;        /* BITLM_ROUND_*; json "nearest", "stochastic" (by seed); bitlm_vector_quantize */
+    int32_t rounding;        /* BITLM_ROUND_*; json "nearest", "stochastic" (by seed), "feedback"; bitlm_vector_quantize */
+    int32_t hadamard;        /* 0: not; 2 .. 32,768, a power of two: values of a block that is rotated; bitlm_vector_quantize */
+    int32_t reserved;        /* 0 */
     uint64_t seed;           /* 0; the same seed gives the same text */
     bitlm_text model;        /* {NULL,0}: the built-in of the call */
     bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
@@ -507,7 +510,10 @@ BITLM_API bitlm_status bitlm_unpack(const char *scheme, size_t length, const voi
  * and the tensor types of bitlm_quantize by name, which have groups of their own.  round: half to even.  Options: group,
  * threshold, rounding and seed.  Stochastic rounding (int8, int8_asymmetric, int4: up with the probability of the
  * fraction; ternary: to the sign with probability |x|/s; binary: to +1 with probability (x/s + 1)/2, s = max|x|) takes value
- * i's random number from (seed, i) alone.  ARG: an unknown scheme, a value that is not finite, no values; a damaged vector. */
+ * i's random number from (seed, i) alone.  Error feedback (those and twn): value i is rounded with what is left of the ones
+ * before it, x + e, and e becomes x + e - dequantized; so the sum of the dequantized plus the last e is the sum of the values.  Option
+ * hadamard: x becomes H x / sqrt(block) first, block by block, and is turned back (BitNet v2).  ARG: an unknown scheme, a
+ * value that is not finite, no values; a damaged vector. */
 
 /* Bytes of n values (1 .. 2^31-1). */
 BITLM_API bitlm_status bitlm_vector_bytes(const char *scheme, size_t length, size_t n, const bitlm_options *options,
@@ -516,11 +522,18 @@ BITLM_API bitlm_status bitlm_vector_bytes(const char *scheme, size_t length, siz
 BITLM_API bitlm_status bitlm_vector_quantize(const char *scheme, size_t length, const float *values, size_t n,
                                              const bitlm_options *options, void *out, size_t out_bytes,
                                              bitlm_error *error);
+/* The same with a host, which lends poll and (for hadamard) memory; timeout_ms holds.  CANCELED, TIMEOUT, NOMEM. */
+BITLM_API bitlm_status bitlm_vector_quantize_polled(const char *scheme, size_t length, const float *values, size_t n,
+                                                    const bitlm_options *options, const bitlm_host *host, void *out,
+                                                    size_t out_bytes, bitlm_error *error);
 /* How many values a quantized vector has. */
 BITLM_API bitlm_status bitlm_vector_length(const void *data, size_t bytes, size_t *n, bitlm_error *error);
 BITLM_API bitlm_status bitlm_vector_dequantize(const void *data, size_t bytes, float *out, size_t n, bitlm_error *error);
+BITLM_API bitlm_status bitlm_vector_dequantize_polled(const void *data, size_t bytes, const bitlm_host *host, float *out,
+                                                      size_t n, bitlm_error *error);
 /* What was lost, as a JSON object: n, bytes, bits_per_value, mse, max_error, cosine, snr_db (null if nothing was), zeros (the
- * share of values that became 0), entropy (bits of information in a code; null for a tensor type).  approximate (n): the
+ * share of values that became 0), entropy (bits of information in a code; null for a tensor type), residual (sum of the
+ * values less that of the dequantized: the last e of error feedback).  approximate (n): the
  * dequantized values.  400 bytes are enough. */
 BITLM_API bitlm_status bitlm_vector_report(const float *values, const void *data, size_t bytes, const float *approximate,
                                            size_t n, char *json, size_t capacity, bitlm_error *error);

@@ -20,6 +20,7 @@ static bitlm_status quantize(bls_call *call, sqlite3_value **argv, quantized *q)
     const void *data;
     bitlm_text scheme;
     bitlm_status status;
+    bitlm_host host;
     size_t length;
 
     if ((status = bls_blob(call, argv[0], "the vector", &data, &length)) ||
@@ -33,8 +34,24 @@ static bitlm_status quantize(bls_call *call, sqlite3_value **argv, quantized *q)
     q->out = sqlite3_malloc64(q->bytes);
     if (!q->out)
         return bls_error(call, BITLM_NOMEM, "out of memory");
-    return bitlm_vector_quantize(scheme.data, scheme.length, q->values, q->n, &call->options, q->out, q->bytes,
-                                 &call->error);
+    bls_host(call->state, &host);
+    bls_enter(call->state);
+    status = bitlm_vector_quantize_polled(scheme.data, scheme.length, q->values, q->n, &call->options, &host, q->out, q->bytes,
+                                          &call->error);
+    bls_leave(call->state);
+    return status;
+}
+
+static bitlm_status dequantize(bls_call *call, const void *data, size_t bytes, float *out, size_t n)
+{
+    bitlm_status status;
+    bitlm_host host;
+
+    bls_host(call->state, &host);
+    bls_enter(call->state);
+    status = bitlm_vector_dequantize_polled(data, bytes, &host, out, n, &call->error);
+    bls_leave(call->state);
+    return status;
 }
 
 static int any_null(int argc, sqlite3_value **argv)
@@ -83,7 +100,7 @@ static void fn_dequantize(sqlite3_context *context, int argc, sqlite3_value **ar
         status = bls_error(&call, BITLM_NOMEM, "out of memory");
         goto end;
     }
-    status = bitlm_vector_dequantize(data, length, out, n, &call.error);
+    status = dequantize(&call, data, length, out, n);
     if (status)
         goto end;
     sqlite3_result_blob64(context, out, (sqlite3_uint64)n * sizeof *out, sqlite3_free);
@@ -113,7 +130,7 @@ static void fn_quantize_error(sqlite3_context *context, int argc, sqlite3_value 
         status = bls_error(&call, BITLM_NOMEM, "out of memory");
         goto end;
     }
-    if ((status = bitlm_vector_dequantize(q.out, q.bytes, approximate, q.n, &call.error)) ||
+    if ((status = dequantize(&call, q.out, q.bytes, approximate, q.n)) ||
         (status = bitlm_vector_report(q.values, q.out, q.bytes, approximate, q.n, json, sizeof json, &call.error)))
         goto end;
     sqlite3_result_text(context, json, -1, SQLITE_TRANSIENT);

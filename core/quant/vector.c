@@ -2,10 +2,13 @@
  *
  * Layout (docs/FORMATS.md): a header of 16 bytes, a float32 scale for each group, for int8_asymmetric an int32 zero
  * point for each group, then the codes.  A scheme that is a tensor type has no groups: its blocks follow the header.
- * Sums run in float64 in order and all else in float32, so the bytes are the same on every machine.
+ * Sums run in float64 in order and all else in float32, so the bytes are the same on every machine.  Option hadamard turns
+ * the values by the orthonormal Hadamard matrix of each block first (x -> Hx / sqrt(n), which is its own inverse): an
+ * outlier spreads over its block.  Error feedback carries e: q = Q(x + e), e <- x + e - dequantized q, from value to value.
  *
  * Sources of the formulas: BitNet b1.58 (arXiv 2402.17764) for ternary, BitNet (2310.11453) for binary_mean, BitNet a4.8
- * (2411.04965) for int4, Ternary Weight Networks (1605.04711) for twn, BinaryConnect (1511.00363) for stochastic binary.
+ * (2411.04965) for int4, Ternary Weight Networks (1605.04711) for twn, BinaryConnect (1511.00363) for stochastic binary,
+ * BitNet v2 (2504.18415) for the rotation, EF-SGD (1901.09847) for the feedback.
  *
  * Called by hosts through bitlm.h. */
 #include <inttypes.h>
@@ -17,7 +20,9 @@
 #include "quant/quant.h"
 
 #define HEADER 16
-#define VERSION 1
+#define VERSION 2          /* written where values are rotated, else 1 */
+#define MAX_ROTATION 15    /* blocks of 2^15 values */
+#define PIECE ((size_t)1 << 15) /* values between two polls */
 #define TENSOR_SCHEME 128  /* + BL_TYPE_* */
 #define EPSILON 1e-5f      /* of the papers: below it a scale is not taken for one */
 
@@ -26,9 +31,9 @@ enum { INT8, INT8_ASYMMETRIC, INT4, TERNARY, TWN, BINARY, BINARY_MEAN, THRESHOLD
 static const struct scheme {
     const char *name;
     int bits;       /* of a code; 0: five trits a byte */
-    int stochastic; /* can round so */
-} schemes[N_SCHEMES] = {{"int8", 8, 1},    {"int8_asymmetric", 8, 1}, {"int4", 4, 1},        {"ternary", 0, 1},
-                        {"twn", 0, 0},     {"binary", 1, 1},          {"binary_mean", 1, 0}, {"threshold", 1, 0}};
+    int roundings;  /* bits of 1 << BITLM_ROUND_*: ways that it rounds */
+} schemes[N_SCHEMES] = {{"int8", 8, 7},    {"int8_asymmetric", 8, 7}, {"int4", 4, 7},        {"ternary", 0, 7},
+                        {"twn", 0, 5},     {"binary", 1, 7},          {"binary_mean", 1, 1}, {"threshold", 1, 1}};
 
 /* What a header says, checked. */
 typedef struct header {
@@ -36,6 +41,7 @@ typedef struct header {
     uint32_t group;  /* values that share a scale */
     uint32_t n, n_groups;
     uint64_t params, codes; /* bytes */
+    int rotation;    /* values are rotated in blocks of 2^rotation; 0: not at all */
 } header;
 
 static bitlm_status find_scheme(const char *name, size_t length, int *scheme, bitlm_error *error) {
@@ -99,7 +105,7 @@ typedef struct rule {
 
 static float clip(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
 
-static rule make_rule(int scheme, const float *x, size_t n, float threshold, int stochastic) {
+static rule make_rule(int scheme, const float *x, size_t n, float threshold, int stochastic, bl_poll *poll) {
     double sum = 0, magnitudes = 0, kept = 0;
     size_t n_kept = 0;
     float most = 0, lo = 0, hi = 0;
@@ -110,6 +116,8 @@ static rule make_rule(int scheme, const float *x, size_t n, float threshold, int
         most = BL_MAX(most, fabsf(x[i]));
         lo = BL_MIN(lo, x[i]);
         hi = BL_MAX(hi, x[i]);
+        if (i % PIECE == PIECE - 1 && bl_poll_check(poll))
+            return r;
     }
     float mean = (float)(magnitudes / (double)n);
     switch (scheme) {
@@ -124,11 +132,14 @@ static rule make_rule(int scheme, const float *x, size_t n, float threshold, int
     case TERNARY: r.scale = BL_MAX(mean, EPSILON); break;
     case TWN:
         r.limit = 0.7f * mean;
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
             if (fabsf(x[i]) > r.limit) {
                 kept += fabsf(x[i]);
                 n_kept++;
             }
+            if (i % PIECE == PIECE - 1 && bl_poll_check(poll))
+                return r;
+        }
         r.scale = n_kept ? (float)(kept / (double)n_kept) : 0;
         break;
     case BINARY:
@@ -188,6 +199,31 @@ static int32_t get_code(int bits, const uint8_t *codes, size_t i) {
     }
 }
 
+/* What a code stands for. */
+static float value_of(int scheme, float scale, int32_t zero, int32_t q) {
+    if (scheme == BINARY || scheme == BINARY_MEAN)
+        q = 2 * q - 1;
+    return (float)(q - zero) * scale;
+}
+
+/* Each block of 2^log2 values turned by the orthonormal Hadamard matrix, in place. */
+static void rotate(float *x, size_t n, int log2, bl_poll *poll) {
+    size_t size = (size_t)1 << log2;
+    float scale = 1.0f / sqrtf((float)size);
+    for (size_t at = 0; at < n && !bl_poll_check(poll); at += size)
+        for (size_t half = 1; half <= size; half *= 2)
+            for (size_t i = 0; i < size; i++) {
+                float *a = x + at + i, *b = a + half;
+                if (half == size) {
+                    *a *= scale;
+                } else if (!(i & half)) {
+                    float sum = *a + *b, difference = *a - *b;
+                    *a = sum;
+                    *b = difference;
+                }
+            }
+}
+
 /* ---- whole blobs -------------------------------------------------------------------------------- */
 
 static bitlm_status plan(const char *scheme, size_t length, size_t n, const bitlm_options *options, header *h,
@@ -199,9 +235,20 @@ static bitlm_status plan(const char *scheme, size_t length, size_t n, const bitl
         return bl_error(error, BITLM_ARG, "there are %zu values, but there must be 1 to 2^31-1", n);
     h->n = (uint32_t)n;
     h->group = options->group ? (uint32_t)options->group : h->n;
-    if (options->rounding == BITLM_ROUND_STOCHASTIC && (h->scheme >= TENSOR_SCHEME || !schemes[h->scheme].stochastic))
-        return bl_error(error, BITLM_ARG, "the scheme %.*s does not round stochastically; int8, int8_asymmetric, int4, ternary "
-                        "and binary do", (int)BL_MIN(length, (size_t)40), scheme);
+    int shown = (int)BL_MIN(length, (size_t)40);
+    if (h->scheme >= TENSOR_SCHEME ? options->rounding != BITLM_ROUND_NEAREST : !(schemes[h->scheme].roundings >> options->rounding & 1))
+        return bl_error(error, BITLM_ARG, options->rounding == BITLM_ROUND_STOCHASTIC
+                            ? "the scheme %.*s does not round stochastically; int8, int8_asymmetric, int4, ternary and binary do"
+                            : "the scheme %.*s does not feed errors back; int8, int8_asymmetric, int4, ternary, twn and binary do",
+                        shown, scheme);
+    h->rotation = 0;
+    while (options->hadamard > 1 << h->rotation)
+        h->rotation++;
+    if (options->hadamard && (options->hadamard < 2 || options->hadamard != 1 << h->rotation || h->rotation > MAX_ROTATION))
+        return bl_error(error, BITLM_ARG, "option hadamard is %d, but must be 0 or a power of two from 2 to %d",
+                        (int)options->hadamard, 1 << MAX_ROTATION);
+    if (options->hadamard && n % (size_t)options->hadamard)
+        return bl_error(error, BITLM_ARG, "%zu values are no multiple of hadamard = %d", n, (int)options->hadamard);
     if (h->scheme >= TENSOR_SCHEME && options->group)
         return bl_error(error, BITLM_ARG, "the scheme %.*s has groups of its own, so option group cannot be given",
                         (int)BL_MIN(length, (size_t)40), scheme);
@@ -221,11 +268,66 @@ bitlm_status bitlm_vector_bytes(const char *scheme, size_t length, size_t n, con
     return status;
 }
 
-bitlm_status bitlm_vector_quantize(const char *scheme, size_t length, const float *values, size_t n,
-                                   const bitlm_options *options, void *out, size_t out_bytes, bitlm_error *error) {
+/* The codes of a group of values [first, first + count); *feedback: what the values before it leave, or NULL. */
+static void encode_group(const header *h, const bitlm_options *o, const float *values, uint32_t g, uint8_t *params, double *feedback,
+                         bl_poll *poll) {
+    size_t first = (size_t)g * h->group, count = BL_MIN((size_t)h->group, h->n - first);
+    int stochastic = o->rounding == BITLM_ROUND_STOCHASTIC, bits = schemes[h->scheme].bits;
+    uint8_t *codes = params + h->params;
+    rule r = make_rule(h->scheme, values + first, count, o->threshold, stochastic, poll);
+    put_f32(params + 4 * (size_t)g, r.scale);
+    if (h->scheme == INT8_ASYMMETRIC)
+        put_u32(params + 4 * ((size_t)h->n_groups + g), (uint32_t)r.zero);
+    for (size_t i = first; i < first + count; i++) {
+        double u = stochastic ? bl_rng_unit(o->seed, 0, i) : 0, wanted = feedback ? values[i] + *feedback : values[i];
+        int32_t q = code_of(h->scheme, &r, (float)wanted, stochastic, u);
+        if (feedback)
+            *feedback = wanted - (double)value_of(h->scheme, r.scale, r.zero, q);
+        put_code(bits, codes, i, q);
+        if (i % PIECE == PIECE - 1 && bl_poll_check(poll))
+            return;
+    }
+}
+
+/* Blocks of a tensor type, a piece at a time; I2_S has a scale for all, whose copy ends each piece but stays behind the last. */
+static bitlm_status encode_tensor(const header *h, const float *values, uint8_t *out, bl_poll *poll, bitlm_error *error) {
+    const bl_tensor_type *type = bl_tensor_type_find(h->scheme - TENSOR_SCHEME);
+    float scale = 0;
+    int ok;
+    for (size_t i = 0; type->id == BL_TYPE_I2_S && i < h->n; i++) {
+        scale = BL_MAX(scale, fabsf(values[i]));
+        if (i % PIECE == PIECE - 1 && bl_poll_check(poll))
+            return BITLM_OK;
+    }
+    for (size_t at = 0; at < h->n && !bl_poll_check(poll); at += PIECE) {
+        size_t count = BL_MIN(PIECE, h->n - at);
+        bitlm_status status = bl_encode(type->id, values + at, 1, count, scale, out, error);
+        if (status)
+            return status;
+        out += type->id == BL_TYPE_I2_S ? count / 4 : bl_tensor_bytes(type, count, 1, &ok);
+    }
+    return BITLM_OK;
+}
+
+static bitlm_status encode(const header *h, const bitlm_options *o, const float *values, uint8_t *params, bl_poll *poll,
+                           bitlm_error *error) {
+    double feedback = 0;
+    if (h->scheme >= TENSOR_SCHEME)
+        return encode_tensor(h, values, params, poll, error);
+    for (uint32_t g = 0; g < h->n_groups && !bl_poll_check(poll); g++)
+        encode_group(h, o, values, g, params, o->rounding == BITLM_ROUND_FEEDBACK ? &feedback : NULL, poll);
+    return BITLM_OK;
+}
+
+bitlm_status bitlm_vector_quantize_polled(const char *scheme, size_t length, const float *values, size_t n,
+                                          const bitlm_options *options, const bitlm_host *host, void *out, size_t out_bytes,
+                                          bitlm_error *error) {
+    bl_alloc alloc = bl_alloc_from_host(host);
     header h;
     bl_float_env env;
-    uint8_t *p = out, *params = p + HEADER;
+    bl_poll poll;
+    float *rotated = NULL;
+    uint8_t *p = out;
     bl_error_clear(error);
     bitlm_status status = plan(scheme, length, n, options, &h, error);
     if (status)
@@ -233,46 +335,53 @@ bitlm_status bitlm_vector_quantize(const char *scheme, size_t length, const floa
     if (out_bytes != HEADER + h.params + h.codes)
         return bl_error(error, BITLM_ARG, "room of %zu bytes was given, but %llu are needed", out_bytes,
                         (unsigned long long)(HEADER + h.params + h.codes));
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(values[i]))
-            return bl_error(error, BITLM_ARG, "value %zu is not finite", i);
-    int stochastic = options->rounding == BITLM_ROUND_STOCHASTIC;
     bl_float_enter(&env);
-    memset(p, 0, out_bytes);
-    memcpy(p, "bLqv", 4);
-    p[4] = VERSION;
-    p[5] = (uint8_t)h.scheme;
-    put_u32(p + 8, h.group);
-    put_u32(p + 12, h.n);
-    if (h.scheme >= TENSOR_SCHEME) {
-        status = bl_encode(h.scheme - TENSOR_SCHEME, values, 1, n, 0, params, error);
-    } else {
-        uint8_t *codes = params + h.params;
-        for (uint32_t g = 0; g < h.n_groups; g++) {
-            size_t first = (size_t)g * h.group, count = BL_MIN((size_t)h.group, n - first);
-            rule r = make_rule(h.scheme, values + first, count, options->threshold, stochastic);
-            put_f32(params + 4 * (size_t)g, r.scale);
-            if (h.scheme == INT8_ASYMMETRIC)
-                put_u32(params + 4 * ((size_t)h.n_groups + g), (uint32_t)r.zero);
-            for (size_t i = first; i < first + count; i++) {
-                double u = stochastic ? bl_rng_unit(options->seed, 0, i) : 0;
-                put_code(schemes[h.scheme].bits, codes, i, code_of(h.scheme, &r, values[i], stochastic, u));
-            }
-        }
+    bl_poll_init(&poll, host, &env, options->timeout_ms);
+    for (size_t i = 0; i < n && !poll.status && !status; i++) {
+        if (!isfinite(values[i]))
+            status = bl_error(error, BITLM_ARG, "value %zu is not finite", i);
+        if (i % PIECE == PIECE - 1)
+            bl_poll_check(&poll);
     }
+    if (!status && h.rotation && !(rotated = bl_malloc(&alloc, n * sizeof *rotated)))
+        status = bl_error_nomem(error, n * sizeof *rotated, "the rotated values");
+    if (rotated) {
+        memcpy(rotated, values, n * sizeof *rotated);
+        rotate(rotated, n, h.rotation, &poll);
+        for (size_t i = 0; i < n && !status; i++)
+            if (!isfinite(rotated[i]))
+                status = bl_error(error, BITLM_ARG, "the values are too large to be rotated: value %zu becomes infinite", i);
+    }
+    if (!status && !poll.status) {
+        memset(p, 0, out_bytes);
+        memcpy(p, "bLqv", 4);
+        p[4] = h.rotation ? VERSION : 1;
+        p[5] = (uint8_t)h.scheme;
+        p[6] = (uint8_t)h.rotation;
+        put_u32(p + 8, h.group);
+        put_u32(p + 12, h.n);
+        status = encode(&h, options, rotated ? rotated : values, p + HEADER, &poll, error);
+    }
+    bl_free(&alloc, rotated);
     bl_float_leave(&env);
-    return status;
+    return status ? status : bl_poll_error(&poll, error);
+}
+
+bitlm_status bitlm_vector_quantize(const char *scheme, size_t length, const float *values, size_t n,
+                                   const bitlm_options *options, void *out, size_t out_bytes, bitlm_error *error) {
+    return bitlm_vector_quantize_polled(scheme, length, values, n, options, NULL, out, out_bytes, error);
 }
 
 static bitlm_status read_header(const uint8_t *p, size_t bytes, header *h, bitlm_error *error) {
     if (bytes < HEADER || memcmp(p, "bLqv", 4) != 0)
         return bl_error(error, BITLM_ARG, "%zu bytes were given that are no quantized vector", bytes);
-    if (p[4] != VERSION)
-        return bl_error(error, BITLM_UNSUPPORTED, "the quantized vector has version %d, this bitlm reads %d", p[4], VERSION);
+    if (p[4] < 1 || p[4] > VERSION)
+        return bl_error(error, BITLM_UNSUPPORTED, "the quantized vector has version %d, this bitlm reads 1 to %d", p[4], VERSION);
     h->scheme = p[5];
     h->group = get_u32(p + 8);
     h->n = get_u32(p + 12);
-    if (p[6] || p[7] || (h->scheme < TENSOR_SCHEME && h->scheme >= N_SCHEMES) || h->n == 0 || h->n > INT32_MAX ||
+    h->rotation = p[6];
+    if ((p[4] == 1) != (p[6] == 0) || p[6] > MAX_ROTATION || h->n % (1u << (p[6] & 15)) || p[7] || (h->scheme < TENSOR_SCHEME && h->scheme >= N_SCHEMES) || h->n == 0 || h->n > INT32_MAX ||
         h->group == 0 || !measure(h) || bytes != HEADER + h->params + h->codes)
         return bl_error(error, BITLM_ARG, "the quantized vector of %zu bytes is damaged", bytes);
     return BITLM_OK;
@@ -287,10 +396,12 @@ bitlm_status bitlm_vector_length(const void *data, size_t bytes, size_t *n, bitl
     return status;
 }
 
-bitlm_status bitlm_vector_dequantize(const void *data, size_t bytes, float *out, size_t n, bitlm_error *error) {
+bitlm_status bitlm_vector_dequantize_polled(const void *data, size_t bytes, const bitlm_host *host, float *out, size_t n,
+                                            bitlm_error *error) {
     const uint8_t *params = (const uint8_t *)data + HEADER;
     header h;
     bl_float_env env;
+    bl_poll poll;
     bl_error_clear(error);
     bitlm_status status = read_header(data, bytes, &h, error);
     if (status)
@@ -298,21 +409,28 @@ bitlm_status bitlm_vector_dequantize(const void *data, size_t bytes, float *out,
     if (n != h.n)
         return bl_error(error, BITLM_ARG, "room for %zu values was given, but there are %u", n, h.n);
     bl_float_enter(&env);
+    bl_poll_init(&poll, host, &env, 0);
     if (h.scheme >= TENSOR_SCHEME) {
         bl_decode_row(h.scheme - TENSOR_SCHEME, params, 1, n, 0, out);
     } else {
         const uint8_t *codes = params + h.params;
-        int sign = h.scheme == BINARY || h.scheme == BINARY_MEAN;
         for (size_t i = 0; i < n; i++) {
             size_t g = i / h.group;
-            int32_t q = get_code(schemes[h.scheme].bits, codes, i);
-            if (h.scheme == INT8_ASYMMETRIC) /* zero is -128 .. 127 in what bitlm writes */
-                q -= (int8_t)get_u32(params + 4 * ((size_t)h.n_groups + g));
-            out[i] = (float)(sign ? 2 * q - 1 : q) * get_f32(params + 4 * g);
+            /* zero is -128 .. 127 in what bitlm writes */
+            int32_t zero = h.scheme == INT8_ASYMMETRIC ? (int8_t)get_u32(params + 4 * ((size_t)h.n_groups + g)) : 0;
+            out[i] = value_of(h.scheme, get_f32(params + 4 * g), zero, get_code(schemes[h.scheme].bits, codes, i));
+            if (i % PIECE == PIECE - 1 && bl_poll_check(&poll))
+                break;
         }
     }
+    if (h.rotation)
+        rotate(out, n, h.rotation, &poll);
     bl_float_leave(&env);
-    return BITLM_OK;
+    return bl_poll_error(&poll, error);
+}
+
+bitlm_status bitlm_vector_dequantize(const void *data, size_t bytes, float *out, size_t n, bitlm_error *error) {
+    return bitlm_vector_dequantize_polled(data, bytes, NULL, out, n, error);
 }
 
 /* Bits of information in a code, by how often each occurs; NaN for a tensor type. */
@@ -331,7 +449,7 @@ static double entropy(const uint8_t *p, const header *h) {
 
 bitlm_status bitlm_vector_report(const float *values, const void *data, size_t bytes, const float *approximate, size_t n,
                                  char *json, size_t capacity, bitlm_error *error) {
-    double squares = 0, errors = 0, dot = 0, other = 0, most = 0;
+    double squares = 0, errors = 0, dot = 0, other = 0, most = 0, residual = 0;
     size_t zeros = 0;
     header h;
     char snr[32] = "null", information[32] = "null";
@@ -348,6 +466,7 @@ bitlm_status bitlm_vector_report(const float *values, const void *data, size_t b
         dot += x * y;
         errors += (x - y) * (x - y);
         most = BL_MAX(most, fabs(x - y));
+        residual += x - y;
         zeros += y == 0;
     }
     double bits = entropy(data, &h), cosine = squares > 0 && other > 0 ? dot / sqrt(squares) / sqrt(other) : 0;
@@ -357,9 +476,9 @@ bitlm_status bitlm_vector_report(const float *values, const void *data, size_t b
         snprintf(information, sizeof information, "%.6g", bits);
     int used = snprintf(json, capacity,
                         "{\"n\":%zu,\"bytes\":%zu,\"bits_per_value\":%.6g,\"mse\":%.9g,\"max_error\":%.9g,\"cosine\":%.9g,"
-                        "\"snr_db\":%s,\"zeros\":%.6g,\"entropy\":%s}",
+                        "\"snr_db\":%s,\"zeros\":%.6g,\"entropy\":%s,\"residual\":%.9g}",
                         n, bytes, 8.0 * (double)bytes / (double)n, errors / (double)n, most, cosine, snr,
-                        (double)zeros / (double)n, information);
+                        (double)zeros / (double)n, information, residual);
     return used >= 0 && (size_t)used < capacity
                ? BITLM_OK
                : bl_error(error, BITLM_LIMIT, "the report does not fit %zu bytes", capacity);

@@ -3,9 +3,11 @@
 import array
 import json
 import math
+import pathlib
 import random
 import sqlite3
 import struct
+import threading
 
 import pytest
 
@@ -123,6 +125,103 @@ def test_stochastic_rounding(db, scheme):
     assert dequantized(db, f32(x[:3] + [0.5]), "int8", options[3])[:3] == dequantized(db, f32(x), "int8", options[3])[:3]
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int8_asymmetric", "int4", "ternary", "twn", "binary"])
+@pytest.mark.parametrize("group", [0, 64])
+def test_error_feedback(db, scheme, group):
+    """Value by value as the formula says, and the sum of what comes back, plus the last e, is the sum of the values."""
+    x = normal(1000)
+    options = {"rounding": "feedback", "group": group}
+    got = dequantized(db, f32(x), scheme, json.dumps(options))
+    report = json.loads(one(db, "SELECT bitlm_quantize_error(?, ?, ?)", f32(x), scheme, json.dumps(options)))
+    e, odd = 0.0, 0
+    for first in range(0, len(x), group or len(x)):
+        part = x[first:first + (group or len(x))]
+        mean, low, high = sum(map(abs, part)) / len(part), min(0, *part), max(0, *part)
+        kept = [abs(v) for v in part if abs(v) > 0.7 * mean]
+        s = {"int8": max(map(abs, part)) / 127, "int8_asymmetric": (high - low) / 255, "int4": (mean + 1e-5) / math.sqrt(7),
+             "ternary": max(mean, 1e-5), "twn": sum(kept) / len(kept), "binary": mean}[scheme]
+        z = clip(round(-128 - low / s), -128, 127)
+        for i, v in enumerate(part, first):
+            w = v + e
+            wanted = {"int8": lambda: s * clip(round(w / s), -127, 127),
+                      "int8_asymmetric": lambda: s * (clip(round(w / s) + z, -128, 127) - z),
+                      "int4": lambda: s * clip(round(w / s), -8, 7), "ternary": lambda: s * clip(round(w / s), -1, 1),
+                      "twn": lambda: s * sign(w) if abs(w) > 0.7 * mean else 0.0,
+                      "binary": lambda: s if w > 0 else -s}[scheme]()
+            odd += abs(got[i] - wanted) > 1e-4 * s
+            e = w - got[i]
+    assert odd <= 2  # a tie may round the other way in float32
+    assert sum(x) - sum(got) == pytest.approx(e, abs=1e-9)  # the invariant
+    assert report["residual"] == pytest.approx(e, abs=1e-6)
+    plain = dequantized(db, f32(x), scheme, json.dumps({"group": group}))
+    if scheme not in ("int8", "int8_asymmetric"):  # there both are next to nothing
+        assert abs(e) < abs(sum(x) - sum(plain)) / 3
+
+
+def hadamard(x, block):
+    """By the matrix: entry (i, j) has the sign of the parity of i & j."""
+    out = []
+    for at in range(0, len(x), block):
+        for i in range(block):
+            out.append(sum(-v if bin(i & j).count("1") % 2 else v for j, v in enumerate(x[at:at + block])) / math.sqrt(block))
+    return out
+
+
+@pytest.mark.parametrize("scheme", SCALAR + ["q8_0"])
+@pytest.mark.parametrize("block", [2, 32, 128])
+def test_hadamard(db, scheme, block):
+    """A quantization of H x, turned back by H."""
+    x = normal(256)
+    x[17] = 40.0  # an outlier
+    got = dequantized(db, f32(x), scheme, json.dumps({"hadamard": block, "group": 0}))
+    rotated = hadamard(x, block)
+    plain = dequantized(db, f32(rotated), scheme)
+    back = hadamard(plain, block)
+    worst = max(abs(a - b) for a, b in zip(got, back))
+    assert worst < 2e-5 * max(map(abs, x)) or scheme in ("int8", "q8_0") and worst < 0.4  # a tie may round the other way
+    blob = one(db, "SELECT bitlm_quantize(?, ?, ?)", f32(x), scheme, json.dumps({"hadamard": block}))
+    assert blob[4] == 2 and 1 << blob[6] == block
+    assert one(db, "SELECT bitlm_quantize(?, ?, '{\"hadamard\":0}')", f32(x), scheme)[4] == 1
+
+
+def test_hadamard_spreads_an_outlier(db):
+    x = normal(256)
+    x[17] = 40.0
+    snr = [json.loads(one(db, "SELECT bitlm_quantize_error(?, 'int4', ?)", f32(x), json.dumps({"hadamard": b})))["snr_db"]
+           for b in (0, 256)]
+    assert snr[1] > snr[0] + 3
+
+
+def test_golden_bytes(db):
+    """Blobs that tests/oracle/make_vector_cases.py computed with NumPy."""
+    cases = json.loads((pathlib.Path(__file__).parents[1] / "data" / "quant" / "vectors.json").read_text())
+    assert len(cases) > 60
+    for case in cases:
+        blob = one(db, "SELECT bitlm_quantize(?, ?, ?)", bytes.fromhex(case["values"]), case["scheme"], json.dumps(case["options"]))
+        assert blob.hex() == case["blob"], (case["scheme"], case["options"])
+
+
+def test_interrupt(db):
+    """A long vector is given up (the core asks every 32,768 values)."""
+    values = array.array("f", [0.25, -1.5, 3.0, 0.125] * 8_000_000).tobytes()
+    for sql in ("bitlm_quantize(?, 'ternary')", "bitlm_quantize(?, 'q4_k', '{\"hadamard\":256}')",
+                "bitlm_dequantize(bitlm_quantize(?, 'int8', '{\"group\":32}'))"):
+        over = threading.Event()
+
+        def stop():
+            while not over.wait(0.02):  # an interrupt before the statement runs is none
+                db.interrupt()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+            one(db, "SELECT length(" + sql + ")", values)
+        over.set()
+        thread.join()
+    with pytest.raises(sqlite3.OperationalError, match="timeout_ms"):
+        one(db, "SELECT length(bitlm_quantize(?, 'int4', '{\"timeout_ms\":20}'))", values)
+
+
 def test_report(db):
     x = normal(1000)
     for scheme in ("int8", "ternary", "binary", "q8_0"):
@@ -156,6 +255,12 @@ def test_report(db):
     ("bitlm_quantize(zeroblob(128), 'q8_0', '{\"group\":4}')", "groups of its own"),
     ("bitlm_quantize(zeroblob(128), 'twn', '{\"rounding\":\"stochastic\"}')", "does not round stochastically"),
     ("bitlm_quantize(zeroblob(4), 'int8', '{\"group\":-1}')", "option group is -1"),
+    ("bitlm_quantize(zeroblob(128), 'binary_mean', '{\"rounding\":\"feedback\"}')", "does not feed errors back"),
+    ("bitlm_quantize(zeroblob(128), 'q8_0', '{\"rounding\":\"feedback\"}')", "does not feed errors back"),
+    ("bitlm_quantize(zeroblob(128), 'int8', '{\"hadamard\":3}')", "power of two"),
+    ("bitlm_quantize(zeroblob(128), 'int8', '{\"hadamard\":1}')", "power of two"),
+    ("bitlm_quantize(zeroblob(128), 'int8', '{\"hadamard\":64}')", "no multiple of hadamard"),
+    ("bitlm_quantize(x'ffff7f7fffff7f7f', 'int8', '{\"hadamard\":2}')", "too large to be rotated"),
     ("bitlm_quantize('text', 'int8')", "must be a BLOB"),
     ("bitlm_dequantize(zeroblob(40))", "no quantized vector"),
     ("bitlm_dequantize(x'')", "no quantized vector"),
@@ -174,7 +279,7 @@ def test_damaged(db):
     """Every cut and random changes: a sentence or a list of the length that the header names."""
     draw = random.Random(3)
     for scheme in SCALAR + ["q8_0"]:
-        blob = one(db, "SELECT bitlm_quantize(?, ?)", f32(normal(64)), scheme)
+        blob = one(db, "SELECT bitlm_quantize(?, ?, ?)", f32(normal(64)), scheme, draw.choice(["{}", '{"hadamard":32}']))
         for cut in range(len(blob)):
             with pytest.raises(sqlite3.OperationalError):
                 one(db, "SELECT bitlm_dequantize(?)", blob[:cut])
