@@ -210,10 +210,13 @@ int bls_store_open(sqlite3 *db, const char *schema, const char *name, const bls_
     return SQLITE_OK;
 }
 
+/* Closing may roll back (no memory, no disk), and then bls_store_rollback comes here in the midst of it. */
 static void close_blob(bls_store *store)
 {
-    sqlite3_blob_close(store->blob);
+    sqlite3_blob *blob = store->blob;
+
     store->blob = NULL;
+    sqlite3_blob_close(blob);
 }
 
 static void finalize(bls_store *store)

@@ -1,15 +1,17 @@
 /* fault_index.c - bitlm_index or bitlm_search with every allocation failing in turn, and every read, write, sync and
  * truncation of the database's files.
  *
- *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search]]]
+ *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search|reread]]]
  *
  * Each round makes a small database without faults, arms fault number n (failing once, in a second
  * sweep from then on), runs the scenario and disarms.  Whatever a statement answered, afterwards the
  * index must hold exactly what a plain table holds that every transaction changed with it, and its
  * integrity check must say ok, and no memory may stay behind.  The sweep ends with the first n that is never reached, or at LIMIT faults,
- * taken evenly.
+ * taken evenly.  reread is a few changes of a bitlm_index whose blocks do not stay in memory, short enough that every
+ * place is tried each time.  If the process dies, it says of which fault.
  *
  * Run by tests/sqlite/test_index_faults.py and test_search_faults.py. */
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -246,6 +248,27 @@ static const char *const search_checks[] = {
     "SELECT CASE WHEN (SELECT count(*) FROM x('a')) = (SELECT count(t) FROM o) THEN 'ok' ELSE 'a row is not found' END", NULL,
 };
 
+/* Each statement reads blocks through a BLOB handle while a transaction holds changes. */
+static const char *const reread_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a, cache_mb=0)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)",
+    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1600) INSERT INTO o "
+    "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
+    "BEGIN",
+    "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o",
+    "COMMIT",
+    NULL,
+};
+static const char *const reread_transactions[][6] = {
+    {"INSERT INTO v(rowid, code, n, s, id) VALUES (9000, zeroblob(64), 1, 'x', 'new')", "INSERT INTO o VALUES (9000, zeroblob(64), 1, 'x', 'new', NULL)",
+     "INSERT OR IGNORE INTO v(rowid, code, id) VALUES (2, zeroblob(64), 'other'), (1500, zeroblob(64), 'another')",
+     "INSERT OR REPLACE INTO v(rowid, code, n, s, id) VALUES (3, zeroblob(64), 5, 'y', 'third')",
+     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(64), 5, 'y', 'third', NULL)"},
+    {NULL},
+};
+static const char *const reread_queries[] = {NULL};
+
 static const scene index_scene = {index_make, index_transactions, index_queries, index_checks,
     "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
     "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, code, n, s, id, a FROM v)) + "
@@ -253,6 +276,9 @@ static const scene index_scene = {index_make, index_transactions, index_queries,
 static const scene search_scene = {search_make, search_transactions, search_queries, search_checks,
     "SELECT (SELECT count(*) FROM (SELECT rowid, t, a FROM v EXCEPT SELECT * FROM o)) + "
     "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, t, a FROM v)) + "
+    "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
+static const scene reread_scene = {reread_make, reread_transactions, reread_queries, index_checks,
+    "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
     "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
 static const scene *play = &index_scene;
 
@@ -374,6 +400,18 @@ static int scenario(long n, int *reached)
     return bad;
 }
 
+static volatile long now_trying;
+
+static void died(int number)
+{
+    char text[96];
+    int n = snprintf(text, sizeof text, "fault %ld%s: signal %d\n", now_trying, persistent ? ", persistent" : "", number);
+
+    if (write(2, text, (size_t)n) < 0)
+        _exit(2);
+    _exit(1);
+}
+
 int main(int argc, char **argv)
 {
     static sqlite3_vfs vfs;
@@ -383,7 +421,7 @@ int main(int argc, char **argv)
     sqlite3_int64 base;
 
     if (argc < 4) {
-        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search]]]\n");
+        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search|reread]]]\n");
         return 2;
     }
     extension = argv[1];
@@ -391,6 +429,10 @@ int main(int argc, char **argv)
     limit = argc > 4 ? atol(argv[4]) : 1000000;
     if (argc > 6 && strcmp(argv[6], "search") == 0)
         play = &search_scene;
+    else if (argc > 6 && strcmp(argv[6], "reread") == 0)
+        play = &reread_scene;
+    signal(SIGABRT, died);
+    signal(SIGSEGV, died);
     if (strcmp(argv[3], "oom") == 0) {
         sqlite3_config(SQLITE_CONFIG_GETMALLOC, &system_memory);
         memory = system_memory;
@@ -421,6 +463,7 @@ int main(int argc, char **argv)
     printf("%ld places, every %ld\n", total, step);
     for (persistent = 0; persistent < 2 && !bad; persistent++) {
         for (n = argc > 5 ? atol(argv[5]) : 1; n <= total && !bad; n += step) {
+            now_trying = n;
             restore_file();
             bad = scenario(n, &reached);
             if (!bad)

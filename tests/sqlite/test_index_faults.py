@@ -19,3 +19,11 @@ def test_faults(kind, tmp_path):
     done = subprocess.run([PROGRAM, EXTENSION, str(tmp_path / "fault.db"), kind, str(FAULTS)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
+
+
+@pytest.mark.parametrize("kind", ["oom", "io"])
+def test_every_fault_while_blocks_are_read(kind, tmp_path):
+    """Closing a BLOB may roll the transaction back, and the table's xRollback comes in the midst of it."""
+    done = subprocess.run([PROGRAM, EXTENSION, str(tmp_path / "fault.db"), kind, str(10**9), "1", "reread"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
