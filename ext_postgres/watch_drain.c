@@ -676,7 +676,7 @@ blpg_watch_run(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 	Oid			owner;
 	int64		total = 0;
-	int			done = 0,
+	int			done,
 				handled;
 
 	if (max < 0)
@@ -704,13 +704,14 @@ blpg_watch_run(PG_FUNCTION_ARGS)
 								errmsg("bitlm_watch_run: only the owner of a table may do that")));
 			continue;
 		}
-		do
+		handled = 1;
+		while (max > 0 && handled > 0)
 		{
 			CHECK_FOR_INTERRUPTS();
-			handled = max > 0 ? blpg_watch_batch(&round, relation, max, &done) : 0;
+			handled = blpg_watch_batch(&round, relation, max, &done);
 			total += done;
 			max -= handled;
-		} while (handled > 0);
+		}
 	}
 	SPI_finish();
 	PG_RETURN_INT64(total);
