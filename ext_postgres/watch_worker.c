@@ -52,12 +52,14 @@ typedef struct slot
 	Oid			oid;			/* of the database, while a worker runs */
 	pid_t		pid;			/* of that worker, or 0 */
 	PGPROC	   *process;
+	bool		connected;		/* a worker got there since the launcher last looked */
 	TimestampTz held_until;
 } slot;
 
 typedef struct shared
 {
-	slock_t		lock;			/* of all slots */
+	slock_t		lock;			/* of all that follows */
+	PGPROC	   *launcher;
 	slot		slots[MAX_DATABASES];
 } shared;
 
@@ -327,6 +329,7 @@ blpg_worker_main(Datum argument)
 	SpinLockAcquire(&state->lock);
 	my_slot->oid = MyDatabaseId;
 	my_slot->process = MyProc;
+	my_slot->connected = true;
 	my_slot->pid = MyProcPid;
 	SpinLockRelease(&state->lock);
 	before_shmem_exit(leave_slot, (Datum) 0);
@@ -352,8 +355,7 @@ blpg_worker_main(Datum argument)
 typedef struct runner
 {
 	BackgroundWorkerHandle *handle; /* NULL: none runs */
-	TimestampTz started,
-				next;			/* not sooner */
+	TimestampTz next;			/* not sooner */
 	int			pause_ms;
 	bool		listed;
 } runner;
@@ -414,7 +416,6 @@ start(int i, TimestampTz now)
 	strlcpy(worker.bgw_library_name, "bitlm", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "blpg_worker_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_extra, state->slots[i].database, BGW_EXTRALEN);
-	one->started = now;
 	if (!RegisterDynamicBackgroundWorker(&worker, &one->handle))
 	{
 		one->handle = NULL;
@@ -433,6 +434,7 @@ look_after(int i, TimestampTz now)
 	slot	   *place = &state->slots[i];
 	TimestampTz next,
 				held;
+	bool		connected;
 	pid_t		pid;
 
 	if (place->database[0] == 0)
@@ -441,10 +443,14 @@ look_after(int i, TimestampTz now)
 	{
 		if (GetBackgroundWorkerPid(one->handle, &pid) != BGWH_STOPPED)
 			return LONGEST_PAUSE_MS;
-		/* It ended: soon again if it had run for long, else at growing intervals. */
+		/* Soon again if it had reached the database, else at growing intervals. */
 		pfree(one->handle);
 		one->handle = NULL;
-		if (TimestampDifferenceExceeds(one->started, now, LONGEST_PAUSE_MS))
+		SpinLockAcquire(&state->lock);
+		connected = place->connected;
+		place->connected = false;
+		SpinLockRelease(&state->lock);
+		if (connected)
 			one->pause_ms = FIRST_PAUSE_MS;
 		one->next = TimestampTzPlusMilliseconds(now, one->pause_ms);
 		one->pause_ms = Min(one->pause_ms * 2, LONGEST_PAUSE_MS);
@@ -465,6 +471,16 @@ look_after(int i, TimestampTz now)
 	return TimestampDifferenceMilliseconds(now, next);
 }
 
+/* The postmaster tells that a worker has started or ended. */
+static void
+worker_changed(SIGNAL_ARGS)
+{
+	int			error = errno;
+
+	SetLatch(MyLatch);
+	errno = error;
+}
+
 void
 blpg_launcher_main(Datum argument)
 {
@@ -473,11 +489,15 @@ blpg_launcher_main(Datum argument)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGUSR1, worker_changed);
 	BackgroundWorkerUnblockSignals();
 	memory = AllocSetContextCreate(TopMemoryContext, "bitlm launcher", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(memory);
 	for (int i = 0; i < MAX_DATABASES; i++)
 		runners[i].pause_ms = FIRST_PAUSE_MS;
+	SpinLockAcquire(&state->lock);
+	state->launcher = MyProc;
+	SpinLockRelease(&state->lock);
 	read_names();
 	while (!ShutdownRequestPending)
 	{
@@ -533,32 +553,42 @@ emptied_database(Node *statement)
 	}
 }
 
+/* Until then no worker is started for the database.  Returns the number of one that runs. */
+static pid_t
+hold(const char *database, TimestampTz until)
+{
+	PGPROC	   *launcher;
+	pid_t		pid = 0;
+
+	SpinLockAcquire(&state->lock);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		if (strcmp(state->slots[i].database, database) != 0)
+			continue;
+		state->slots[i].held_until = until;
+		pid = state->slots[i].pid;
+	}
+	launcher = state->launcher;
+	SpinLockRelease(&state->lock);
+	if (launcher)
+		SetLatch(&launcher->procLatch);
+	return pid;
+}
+
 static void
 send_worker_away(const char *database)
 {
-	slot	   *found = NULL;
-	Oid			oid = get_database_oid(database, true);
-	pid_t		pid = 0;
+	pid_t		pid,
+				told = 0;
 
-	/* Who may not do it anyway disturbs nobody. */
-	if (!OidIsValid(oid) || !blpg_owns_database(oid, GetUserId()))
-		return;
 	for (int tries = 0; tries < 500; tries++)
 	{
-		SpinLockAcquire(&state->lock);
-		for (int i = 0; i < MAX_DATABASES; i++)
-			if (strcmp(state->slots[i].database, database) == 0)
-				found = &state->slots[i];
-		if (found)
-		{
-			found->held_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HOLD_MS);
-			pid = found->pid;
-		}
-		SpinLockRelease(&state->lock);
+		pid = hold(database, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HOLD_MS));
 		if (pid == 0)
 			return;
-		if (tries == 0)
+		if (pid != told)
 			kill(pid, SIGTERM);
+		told = pid;
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(10000);
 	}
@@ -568,12 +598,28 @@ static void
 utility(PlannedStmt *statement, const char *text, BLPG_READ_ONLY_TREE ProcessUtilityContext context, ParamListInfo parameters,
 		QueryEnvironment *environment, DestReceiver *destination, QueryCompletion *completion)
 {
-	const char *database = emptied_database(statement->utilityStmt);
+	ProcessUtility_hook_type next = previous_utility ? previous_utility : standard_ProcessUtility;
+	const char *named = emptied_database(statement->utilityStmt);
+	char	   *const database = named ? pstrdup(named) : NULL;
+	Oid			oid = named ? get_database_oid(named, true) : InvalidOid;
 
-	if (database)
+	/* Who may not do it anyway disturbs nobody. */
+	if (!OidIsValid(oid) || !blpg_owns_database(oid, GetUserId()))
+	{
+		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
+		return;
+	}
+	PG_TRY();
+	{
 		send_worker_away(database);
-	(previous_utility ? previous_utility : standard_ProcessUtility) (statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters,
-																	 environment, destination, completion);
+		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
+	}
+	PG_FINALLY();
+	{
+		/* Not at once: the statement has yet to commit. */
+		hold(database, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PAUSE_MS));
+	}
+	PG_END_TRY();
 }
 
 /* ---- loading ---- */

@@ -206,7 +206,8 @@ def test_second_database(cluster, db):
     began = time.monotonic()
     db.rows('DROP DATABASE "Other one"')
     assert time.monotonic() - began < 3 * SLACK
-    db.rows("DROP DATABASE copy; DROP ROLE nobody_in_particular")
+    db.rows("DROP DATABASE copy")
+    db.rows("DROP ROLE nobody_in_particular")
     worker(db)
 
 
@@ -225,8 +226,15 @@ def test_ended_and_restarted(cluster, db):
     db.rows("SELECT pg_cancel_backend(%s)", worker(db))  # ends a batch, not the worker
     db.rows("DELETE FROM notes WHERE id > 100; INSERT INTO notes VALUES (0, 'wakes it')")
     fresh(db, seconds=70)
-    cluster.stop()  # fast, in the midst of work or not
+    db.rows("INSERT INTO notes SELECT g, repeat('long row ', 100) || g FROM generate_series(1000, 3000) g")
+    db.connection.close()
+    began = time.monotonic()
+    cluster.stop()  # fast, in the midst of the work
+    assert time.monotonic() - began < 5 * SLACK
     cluster.start()
+    db.connection = session(cluster).connection
+    assert db.one("SELECT count(*) FROM notes WHERE code IS NULL") > 0
+    worker(db)
 
 
 def test_extension_and_table_dropped(cluster, db):
