@@ -30,6 +30,6 @@ for dir in tests/sqlite tests/cli tests/python tests/demo tests/build; do
     fi
 done
 step "make pg" make --no-print-directory pg
-step "pytest tests/postgres" timeout 300 tests/postgres/cluster.sh "$PYTHON" -m pytest -q -p no:cacheprovider tests/postgres
+step "pytest tests/postgres" timeout 600 tests/postgres/cluster.sh "$PYTHON" -m pytest -q -p no:cacheprovider tests/postgres
 step "address and undefined-behaviour sanitizers" .ci/sanitize.sh asan short
 finish "make check" $((SECONDS - began))

@@ -190,3 +190,68 @@ CREATE OPERATOR CLASS enum_ops DEFAULT FOR TYPE anyenum USING bitlm AS OPERATOR 
 CREATE FUNCTION bitlm_index_check(index regclass) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'blpg_index_check' LANGUAGE C STRICT;
 REVOKE ALL ON FUNCTION bitlm_index_check(regclass) FROM PUBLIC;
+
+-- automatic embedding ----------------------------------------------------------------
+
+CREATE TABLE bitlm_watches(
+	relation regclass PRIMARY KEY,
+	model text,					-- NULL: the built-in one
+	model_id text NOT NULL,
+	batch integer,				-- NULL: bitlm.worker_batch
+	tries integer,				-- NULL: 5
+	truncate text,
+	due timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),	-- not before, after a failure
+	failures integer NOT NULL DEFAULT 0,	-- in a row
+	last_run timestamptz,
+	last_error text,
+	last_error_at timestamptz);
+CREATE TABLE bitlm_watch_queue(
+	relation regclass NOT NULL,
+	key text[] NOT NULL,
+	due timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	tries integer NOT NULL DEFAULT 0,
+	parked boolean NOT NULL DEFAULT false,
+	error text);
+CREATE INDEX bitlm_watch_queue_due ON bitlm_watch_queue(relation, due) WHERE NOT parked;
+CREATE INDEX bitlm_watch_queue_parked ON bitlm_watch_queue(relation) WHERE parked;
+-- A dump has both, so what is pending stays pending.
+SELECT pg_catalog.pg_extension_config_dump('bitlm_watches', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+SELECT pg_catalog.pg_extension_config_dump('bitlm_watch_queue', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
+-- The database's owner can dump it; PostgreSQL 13 has no name for that role.
+DO $$BEGIN
+	IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pg_database_owner') THEN
+		GRANT SELECT ON bitlm_watches, bitlm_watch_queue TO pg_database_owner;
+	END IF;
+END$$;
+
+CREATE FUNCTION bitlm_watch(relation regclass, body name, code name, model text DEFAULT NULL, batch integer DEFAULT NULL,
+	tries integer DEFAULT NULL, truncate text DEFAULT NULL, refill boolean DEFAULT false) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'blpg_watch' LANGUAGE C VOLATILE;
+CREATE FUNCTION bitlm_unwatch(relation regclass) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'blpg_unwatch' LANGUAGE C VOLATILE STRICT;
+CREATE FUNCTION bitlm_watch_retry(relation regclass, key text[] DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'blpg_watch_retry' LANGUAGE C VOLATILE;
+CREATE FUNCTION bitlm_watch_run(max_rows integer DEFAULT 1000, relation regclass DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'blpg_watch_run' LANGUAGE C VOLATILE COST 10000000;
+CREATE FUNCTION bitlm_watch_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'blpg_watch_changed' LANGUAGE C;
+CREATE FUNCTION bitlm_watch_truncated() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'blpg_watch_truncated' LANGUAGE C;
+CREATE FUNCTION bitlm_watch_columns(relation regclass, OUT body name, OUT code name) RETURNS record
+	AS 'MODULE_PATHNAME', 'blpg_watch_columns_of' LANGUAGE C STABLE STRICT;
+CREATE FUNCTION bitlm_watch_worker() RETURNS integer
+	AS 'MODULE_PATHNAME', 'blpg_watch_worker' LANGUAGE C VOLATILE;
+
+-- Those that the asking role may read.
+CREATE VIEW bitlm_watch_status WITH (security_barrier) AS
+	SELECT w.relation, c.body, c.code, COALESCE(w.model, 'embed') AS model, q.pending, q.parked, q.oldest,
+		w.last_run, w.last_error, w.last_error_at, @extschema@.bitlm_watch_worker() AS worker_pid
+	FROM @extschema@.bitlm_watches w, LATERAL @extschema@.bitlm_watch_columns(w.relation) c,
+		LATERAL (SELECT count(*) FILTER (WHERE NOT q.parked) AS pending, count(*) FILTER (WHERE q.parked) AS parked,
+			min(q.due) FILTER (WHERE NOT q.parked) AS oldest
+			FROM @extschema@.bitlm_watch_queue q WHERE q.relation = w.relation) q
+	WHERE pg_catalog.has_table_privilege(w.relation, 'SELECT');
+CREATE VIEW bitlm_watch_parked WITH (security_barrier) AS
+	SELECT q.relation, q.key, q.tries, q.error FROM @extschema@.bitlm_watch_queue q
+	WHERE q.parked AND pg_catalog.has_table_privilege(q.relation, 'SELECT');
+GRANT SELECT ON bitlm_watch_status, bitlm_watch_parked TO PUBLIC;

@@ -60,6 +60,8 @@ extern const int blpg_n_chat_options;
  * the default.  ERROR for what the core refuses. */
 extern void blpg_begin(blpg_call *call, const char *name, FunctionCallInfo fcinfo, int first,
 					   const blpg_option *options, int n_options);
+/* The same outside of an SQL call: options that are texts; a value that is NULL is left out. */
+extern void blpg_begin_texts(blpg_call *call, const char *name, const char *const *options, text *const *values, int n);
 
 /* ---- pg_models.c ---- */
 /* The model of options.model, else `fallback`; sets call->model. */
@@ -68,6 +70,7 @@ extern void blpg_model(blpg_call *call, const char *fallback);
 extern const char *blpg_generator(void);
 extern void blpg_model_pinned(blpg_call *call, const char *hex, size_t length);
 extern void blpg_describe(blpg_call *call, bitlm_model_info *info);
+extern char *blpg_model_id_hex(blpg_call *call);	/* 32 digits, palloc */
 /* The id of the built-in `embed`, kept for the life of the backend. */
 extern const uint8_t *blpg_builtin_id(void);
 

@@ -50,4 +50,36 @@
 #define BLPG_LOCATOR(relation) (&(relation)->rd_node)
 #endif
 
+/* 14: hooks of utility statements learnt whether the tree must be copied first. */
+#if PG_VERSION_NUM >= 140000
+#define BLPG_READ_ONLY_TREE bool readOnlyTree,
+#define BLPG_PASS_READ_ONLY_TREE readOnlyTree,
+#else
+#define BLPG_READ_ONLY_TREE
+#define BLPG_PASS_READ_ONLY_TREE
+#endif
+
+/* 15: shared memory is asked for by a hook, before that at once. */
+#if PG_VERSION_NUM >= 150000
+#define BLPG_SHMEM_REQUEST_HOOK 1
+#else
+#define BLPG_SHMEM_REQUEST_HOOK 0
+#endif
+
+/* 16: one function asks for the owner of any object. */
+#if PG_VERSION_NUM >= 160000
+#define blpg_owns_relation(relation, role) object_ownercheck(RelationRelationId, relation, role)
+#define blpg_owns_database(database, role) object_ownercheck(DatabaseRelationId, database, role)
+#else
+#define blpg_owns_relation(relation, role) pg_class_ownercheck(relation, role)
+#define blpg_owns_database(database, role) pg_database_ownercheck(database, role)
+#endif
+
+/* 18: the caller says whether a deferrable primary key will do. */
+#if PG_VERSION_NUM >= 180000
+#define blpg_primary_key(relation) RelationGetPrimaryKeyIndex(relation, false)
+#else
+#define blpg_primary_key(relation) RelationGetPrimaryKeyIndex(relation)
+#endif
+
 #endif

@@ -5,9 +5,10 @@
  *                          when none is named; empty: story
  *     bitlm.threads        threads of one call, always 1 in a parallel worker
  *     bitlm.max_tokens     tokens of an answer when a call does not say
+ *     bitlm.worker_...     of automatic embedding: watch_worker.c
  *
  * No setting changes what bitlm_embed(text) returns: it is IMMUTABLE. */
-#include "pg_adapter.h"
+#include "watch.h"
 
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -48,8 +49,10 @@ _PG_init(void)
 							&blpg_threads, 1, 1, 256, PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("bitlm.max_tokens", "Tokens of an answer when a call does not say.", NULL,
 							&blpg_max_tokens, 128, 0, INT_MAX, PGC_USERSET, 0, NULL, NULL, NULL);
+	blpg_init_worker();
 	blpg_reserve_prefix("bitlm");
 	blpg_init_state();
+	blpg_init_trigger();
 	blpg_init_am();
 }
 

@@ -276,16 +276,30 @@ blpg_model_pinned(blpg_call *call, const char *hex, size_t length)
 					errhint("SELECT name, bitlm_model_id(name) FROM bitlm_models shows those there are.")));
 }
 
+char *
+blpg_model_id_hex(blpg_call *call)
+{
+	static const char digits[] = "0123456789abcdef";
+	uint8_t		id[16];
+	char	   *hex = palloc0(33);
+
+	id_of(call, id);
+	for (int i = 0; i < 16; i++)
+	{
+		hex[2 * i] = digits[id[i] >> 4];
+		hex[2 * i + 1] = digits[id[i] & 15];
+	}
+	return hex;
+}
+
 PG_FUNCTION_INFO_V1(blpg_model_id);
 
 Datum
 blpg_model_id(PG_FUNCTION_ARGS)
 {
 	static const blpg_option options[] = {{"model", 't'}};
-	static const char digits[] = "0123456789abcdef";
 	blpg_call	call;
-	uint8_t		id[16];
-	char		hex[33];
+	char	   *volatile hex = NULL;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
@@ -293,19 +307,13 @@ blpg_model_id(PG_FUNCTION_ARGS)
 	PG_TRY();
 	{
 		blpg_model(&call, "embed");
-		id_of(&call, id);
+		hex = blpg_model_id_hex(&call);
 	}
 	PG_FINALLY();
 	{
 		blpg_end(&call);
 	}
 	PG_END_TRY();
-	for (int i = 0; i < 16; i++)
-	{
-		hex[2 * i] = digits[id[i] >> 4];
-		hex[2 * i + 1] = digits[id[i] & 15];
-	}
-	hex[32] = 0;
 	PG_RETURN_TEXT_P(cstring_to_text(hex));
 }
 

@@ -110,6 +110,35 @@ add_option(StringInfo json, const blpg_option *option, Datum value, const char *
 }
 
 void
+blpg_begin_texts(blpg_call *call, const char *name, const char *const *options, text *const *values, int n)
+{
+	StringInfoData json;
+	bitlm_status status;
+
+	memset(call, 0, sizeof *call);
+	call->name = name;
+	call->error.size = sizeof call->error;
+	bitlm_options_init(&call->options);
+	initStringInfo(&json);
+	for (int i = 0; i < n; i++)
+	{
+		blpg_option option = {options[i], 't'};
+
+		if (values[i])
+			add_option(&json, &option, PointerGetDatum(values[i]), name);
+	}
+	if (json.len > 0)
+	{
+		appendStringInfoChar(&json, '}');
+		status = bitlm_options_json(&call->options, json.data, json.len, &call->error);
+		if (status != BITLM_OK)
+			blpg_check(call, status);
+	}
+	pfree(json.data);
+	call->options.threads = blpg_threads;
+}
+
+void
 blpg_begin(blpg_call *call, const char *name, FunctionCallInfo fcinfo, int first,
 		   const blpg_option *options, int n_options)
 {
