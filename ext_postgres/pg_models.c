@@ -13,6 +13,7 @@
 #include "pg_adapter.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #include "catalog/pg_type.h"
@@ -59,11 +60,32 @@ is_name(const char *name, size_t length)
 	return true;
 }
 
+/* Links are followed inside of bitlm.model_dir only.  Who can put a file there could as well
+ * put another model's bytes there, so nothing is lost if it changes behind this. */
+static char *
+inside_dir(blpg_call *call, char *path, const char *name, size_t length)
+{
+	char		real[PATH_MAX],
+				dir[PATH_MAX];
+	size_t		n;
+
+	if (!realpath(path, real) || !realpath(blpg_model_dir, dir))
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("%s: the file of model '%.*s' cannot be used: %m", call->name, (int) length, name)));
+	n = strcmp(dir, "/") == 0 ? 0 : strlen(dir);
+	if (strncmp(real, dir, n) != 0 || real[n] != '/')
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("%s: the link '%.*s%s' leads outside of bitlm.model_dir", call->name, (int) length, name, SUFFIX)));
+	pfree(path);
+	return pstrdup(real);
+}
+
 /* The path of a name; NULL for a built-in model. */
 static char *
 path_of(blpg_call *call, const char *name, size_t length, struct stat *file)
 {
 	char	   *path;
+	bool		is_link = false;
 
 	if (is_builtin(name, length))
 		return NULL;
@@ -78,6 +100,8 @@ path_of(blpg_call *call, const char *name, size_t length, struct stat *file)
 							   (int) length, name),
 						errhint("A superuser can set bitlm.model_dir to the directory of more models.")));
 	path = psprintf("%s/%.*s%s", blpg_model_dir, (int) length, name, SUFFIX);
+	if (lstat(path, file) == 0 && S_ISLNK(file->st_mode))
+		is_link = true;
 	if (stat(path, file) != 0)
 	{
 		if (errno == ENOENT)
@@ -90,7 +114,7 @@ path_of(blpg_call *call, const char *name, size_t length, struct stat *file)
 	if (!S_ISREG(file->st_mode))
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("%s: what is named '%.*s%s' is not a file", call->name, (int) length, name, SUFFIX)));
-	return path;
+	return is_link ? inside_dir(call, path, name, length) : path;
 }
 
 static bool

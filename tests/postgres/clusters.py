@@ -20,17 +20,23 @@ def bindir():
     return subprocess.run([CONFIG, "--bindir"], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def as_server_user():
+    """The words before a command that make it run as the servers' user."""
+    if os.getuid() != 0:
+        return []
+    user = pwd.getpwnam(os.environ.get("BITLM_PG_USER", "nobody"))
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+
+
 class Cluster:
     """A server with its data under a temporary folder; it listens on a socket there, run by an ordinary user."""
 
     def __init__(self, *lines, copy_of=None):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bitlm-pg.", dir="/tmp"))
         self.data, self.log = self.dir / "data", self.dir / "server.log"
-        self.prefix = []
-        if os.getuid() == 0:
-            user = pwd.getpwnam(os.environ.get("BITLM_PG_USER", "nobody"))
-            os.chown(self.dir, user.pw_uid, user.pw_gid)
-            self.prefix = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        self.prefix = as_server_user()
+        if self.prefix:
+            shutil.chown(self.dir, os.environ.get("BITLM_PG_USER", "nobody"))
         self.dir.chmod(0o755)
         if copy_of:
             self.run("pg_basebackup", "-h", copy_of.dir, "-U", "bitlm", "-D", self.data, "-R", "-c", "fast", "-X", "stream")
