@@ -236,16 +236,12 @@ static bitlm_status ffn_block(bl_context *c, const bl_batch *b, int64_t index) {
 
 bitlm_status bl_forward_layers(bl_context *c, const bl_batch *batch, int64_t first, int64_t last, const float *x) {
     row_job embed = {.c = c, .batch = batch};
-    int op = bl_profile_switch(&c->profile, BL_OP_EMBED);
+    int op = bl_profile_switch(&c->profile, BL_OP_EMBED), pending = 0;
     /* Also the rotation's sines and cosines, which every layer needs. */
     bitlm_status status = bl_parallel(c, embed_range, &embed, batch->n, 8);
     if (!status && x)
         memcpy(c->x, x, (size_t)(batch->n * c->model->hidden_size) * sizeof *x);
     for (int64_t i = first; i < last && !status; i++) {
-        status = attention_block(c, batch, i);
-    int op = bl_profile_switch(&c->profile, BL_OP_EMBED), pending = 0;
-    bitlm_status status = bl_parallel(c, embed_range, &embed, batch->n, 8);
-    for (int64_t i = 0; i < c->model->n_layers && !status; i++) {
         status = attention_block(c, batch, i, pending);
         if (!status)
             status = ffn_block(c, batch, i);
