@@ -10,6 +10,7 @@
 
 #if defined(__x86_64__)
 extern const bl_kernels bl_kernels_avx2;
+extern const bl_kernels bl_kernels_avxvnni;
 extern const bl_kernels bl_kernels_avx512;
 #endif
 
@@ -18,6 +19,7 @@ static const bl_kernels *const tables[] = {
     &bl_kernels_ref,
 #if defined(__x86_64__)
     &bl_kernels_avx2,
+    &bl_kernels_avxvnni,
     &bl_kernels_avx512,
 #endif
 };
