@@ -12,10 +12,8 @@
  * How many products fit an int16 sum follows from the largest u: 32 for u <= 3, 8 for 15,
  * 2 for 63, 1 for 128 (with |x| <= 127 and two products a lane).
  *
- * Compiled a second time over AVX-VNNI's vpdpbusd (products_ymm.h), whose int32 sums hold any number.
- *
- * Called through the tables of kernels_avx2.c and kernels_avxvnni.c. */
-#include "kernels/products_ymm.h"
+ * Called through the table of kernels_avx2.c. */
+#include "kernels/kernels_avx2.h"
 
 #define ROWS 8
 #define STEP 256    /* weights of a row in a step */
@@ -248,9 +246,10 @@ static void fill_any(const layout *l, const uint8_t *const *row, int n, step *s)
 
 /* Exact sums of n vectors of a step with 4n activations, in each row's lane. */
 INLINE __m256i group_sums(const __m256i *w, const int8_t *x, int n, int depth, __m256i acc) {
+    const __m256i ones = _mm256_set1_epi16(1);
     int chunk = BL_MIN(depth, 4);
     for (int i = 0; i < n;) {
-        __m256i sum = BL_SUMS_32 ? acc : _mm256_setzero_si256();
+        __m256i sum = _mm256_setzero_si256();
         for (int end = BL_MIN(i + depth, n); i < end; i += chunk) {
 #pragma GCC unroll 4
             for (int j = 0; j < chunk; j++) {
@@ -261,10 +260,10 @@ INLINE __m256i group_sums(const __m256i *w, const int8_t *x, int n, int depth, _
                     v = _mm256_sign_epi8(v, c);
                     c = _mm256_abs_epi8(c);
                 }
-                sum = products(sum, c, v);
+                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(c, v));
             }
         }
-        acc = BL_SUMS_32 ? sum : _mm256_add_epi32(acc, widened(sum));
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum, ones));
     }
     return acc;
 }
@@ -325,9 +324,9 @@ static void run_any(const layout *l, const step *s, int n, const inputs *in, __m
 
 /* ---- the kernel ----------------------------------------------------------------------------------------- */
 
-void YMM(bl_group_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
-                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
-                      int64_t ldy, void *scratch) {
+void bl_group_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms,
+                      float *y, int64_t ldy, void *scratch) {
     (void)scratch;
     const bl_tensor_type *t = bl_tensor_type_find(type);
     const int32_t offset = type == BL_TYPE_Q4_0 ? 8 : type == BL_TYPE_Q6_K ? 32

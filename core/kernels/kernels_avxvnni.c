@@ -1,4 +1,4 @@
-/* kernels_avxvnni.c - the table of AVX-VNNI: the linear layers of ternary_avx2.c and group_avx2.c over vpdpbusd,
+/* kernels_avxvnni.c - the table of AVX-VNNI: ternary matrices times many tokens, ternary_avx2.c over vpdpbusd,
  * the rest as AVX2 has it.  Called by kernels_table.c; with BL_VNNI_EVEX by checkkernels. */
 #include "kernels/products_ymm.h"
 
@@ -28,7 +28,7 @@ const bl_kernels YMM(bl_kernels) = {
     .quant_probs = bl_quant_probs_avx2,
     .mix_int = bl_mix_int_avx2,
     .ternary_i8 = YMM(bl_ternary_i8),
-    .group_i8 = YMM(bl_group_i8),
+    .group_i8 = bl_group_i8_avx2,
     .float_rows = bl_float_rows_avx2,
     .hamming = bl_hamming_avx2,
     .hamming_below = bl_hamming_below_avx2,

@@ -1,11 +1,11 @@
-/* products_ymm.h - sums of products of unsigned and signed bytes in 256 bits: what ternary_avx2.c and group_avx2.c
- * are compiled over, once for each way to have them.
+/* products_ymm.h - sums of products of unsigned and signed bytes in 256 bits: what ternary_avx2.c
+ * is compiled over, once for each way to have them.
  *
  *   plain          vpmaddubsw + vpaddw: int16 sums, which the callers widen before they can overflow
  *   BL_VNNI        vpdpbusd of AVX-VNNI: int32 sums, nothing to widen
  *   BL_VNNI_EVEX   the same instruction as AVX-512VL has it, for checkkernels on a processor without AVX-VNNI
  *
- * YMM(name) is a function's name with the table's suffix.  Included by those two files and by kernels_avx2.c. */
+ * YMM(name) is a function's name with the table's suffix.  Included by that file and by kernels_avxvnni.c. */
 #ifndef BL_PRODUCTS_YMM_H
 #define BL_PRODUCTS_YMM_H
 
@@ -44,8 +44,5 @@ INLINE __m256i widened4(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1
 void YMM(bl_ternary_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
                         int64_t ldy, void *scratch);
-void YMM(bl_group_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
-                      int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
-                      int64_t ldy, void *scratch);
 
 #endif

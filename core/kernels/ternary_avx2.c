@@ -339,6 +339,12 @@ static void panels(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k,
 void YMM(bl_ternary_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
                         int64_t ldy, void *scratch) {
+#if BL_SUMS_32
+    if (n_tok < MANY) { /* memory's limit and the longer latency of vpdpbusd leave nothing to gain */
+        bl_ternary_i8_avx2(type, w, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+        return;
+    }
+#endif
     int64_t row_bytes = type == BL_TYPE_TQ1_0 ? k / 256 * 54 : type == BL_TYPE_TQ2_0 ? k / 256 * 66 : k / 4;
     if (n_tok >= MANY) {
         panels(type, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
