@@ -34,15 +34,22 @@ typedef struct step {
 
 /* ---- packed bytes as columns --------------------------------------------------------------------- */
 
-/* Four dwords at `at` of sixteen rows: out[i] has dword i of row r in lane r. */
-INLINE void columns(const uint8_t *const *row, int64_t at, __m512i *out) {
+/* Sixteen rows, `stride` bytes apart. */
+typedef struct rows16 {
+    const uint8_t *at;
+    int64_t stride;
+} rows16;
+
+/* Four dwords at `at` of each row: out[i] has dword i of row r in lane r. */
+INLINE void columns(rows16 row, int64_t at, __m512i *out) {
+    const uint8_t *p0 = row.at + at, *p4 = p0 + 4 * row.stride, *p8 = p4 + 4 * row.stride, *p12 = p8 + 4 * row.stride;
     __m512i a[4], b[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* quarter q: row 4q + i */
-        a[i] = _mm512_castsi128_si512(load128(row[i] + at));
-        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x00f0, load128(row[4 + i] + at));
-        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x0f00, load128(row[8 + i] + at));
-        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0xf000, load128(row[12 + i] + at));
+        a[i] = _mm512_castsi128_si512(load128(p0 + i * row.stride));
+        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x00f0, load128(p4 + i * row.stride));
+        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x0f00, load128(p8 + i * row.stride));
+        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0xf000, load128(p12 + i * row.stride));
     }
     b[0] = _mm512_unpacklo_epi32(a[0], a[1]);
     b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
@@ -74,11 +81,11 @@ INLINE void emit4(step *s, int rows, int i, const __m512i *c) {
 }
 
 /* The half at `at` of each row. */
-INLINE __m512 halves(const uint8_t *const *row, int64_t at) {
+INLINE __m512 halves(rows16 row, int64_t at) {
     uint16_t h[ROWS] BL_ALIGNED(32);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
-        memcpy(&h[r], row[r] + at, sizeof h[r]);
+        memcpy(&h[r], row.at + r * row.stride + at, sizeof h[r]);
     }
     return _mm512_cvtph_ps(load256(h));
 }
@@ -90,7 +97,7 @@ INLINE __m512i shift_and8(__m512i v, unsigned shift, char mask) {
 
 /* ---- a step of each type ------------------------------------------------------------------------- */
 
-INLINE void fill_q4(const uint8_t *const *row, int n, int has_min, int rows, step *s) {
+INLINE void fill_q4(rows16 row, int n, int has_min, int rows, step *s) {
     int bytes = has_min ? 20 : 18;
     for (int b = 0; b < n / 32; b++) {
         __m512i c[4], low[4], high[4];
@@ -109,7 +116,7 @@ INLINE void fill_q4(const uint8_t *const *row, int n, int has_min, int rows, ste
     }
 }
 
-INLINE void fill_q8_0(const uint8_t *const *row, int n, int rows, step *s) {
+INLINE void fill_q8_0(rows16 row, int n, int rows, step *s) {
     for (int b = 0; b < n / 32; b++) {
         __m512i c[8];
         columns(row, b * 34 + 2, c);
@@ -133,7 +140,7 @@ INLINE __m512 signed_byte(__m512i v, unsigned i) {
 }
 INLINE __m512 low_half(__m512i v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
-INLINE void fill_q4_k(const uint8_t *const *row, int rows, step *s) {
+INLINE void fill_q4_k(rows16 row, int rows, step *s) {
     __m512i c[4];
     columns(row, 0, c); /* d and dmin, then 12 bytes of scales and minima, 6 bits each */
     const __m512 d = low_half(c[0]), negative = _mm512_set1_ps(-0.0f);
@@ -164,7 +171,7 @@ INLINE __m512i six_bits(__m512i low, __m512i high) {
     return _mm512_ternarylogic_epi32(low, _mm512_set1_epi8(15), and8(high, 0x30), 0xea);
 }
 
-INLINE void fill_q6_k(const uint8_t *const *row, int rows, step *s) {
+INLINE void fill_q6_k(rows16 row, int rows, step *s) {
     for (int i = 0; i < 4; i++) { /* half i/2, its dwords i%2*4 .. +3 */
         __m512i a[4], b[4], h[4], c[4][4];
         int to = i / 2 * 32 + i % 2 * 4;
@@ -192,7 +199,7 @@ INLINE void fill_q6_k(const uint8_t *const *row, int rows, step *s) {
     }
 }
 
-INLINE void fill_tq2_0(const uint8_t *const *row, int rows, step *s) {
+INLINE void fill_tq2_0(rows16 row, int rows, step *s) {
     for (int i = 0; i < 4; i++) {
         __m512i c[4];
         columns(row, i * 16, c);
@@ -210,7 +217,7 @@ INLINE void fill_tq2_0(const uint8_t *const *row, int rows, step *s) {
 }
 
 /* 32 and 16 bytes of five trits, 4 of four: digit n of all bytes of a part stands before digit n + 1. */
-INLINE void fill_tq1_0(const uint8_t *const *row, int rows, step *s) {
+INLINE void fill_tq1_0(rows16 row, int rows, step *s) {
     trit_tables t;
     load_trit_tables(&t);
     for (int i = 0; i < 3; i++) {
@@ -232,7 +239,7 @@ INLINE void fill_tq1_0(const uint8_t *const *row, int rows, step *s) {
     }
     int32_t last[ROWS];
     for (int r = 0; r < ROWS; r++) {
-        memcpy(&last[r], row[r] + 48, sizeof last[r]);
+        memcpy(&last[r], row.at + r * row.stride + 48, sizeof last[r]);
     }
     __m512i fifth, four = look_up_trits(&t, _mm512_loadu_si512(last), &fifth), plane[4];
 #pragma GCC unroll 4
@@ -244,7 +251,7 @@ INLINE void fill_tq1_0(const uint8_t *const *row, int rows, step *s) {
 }
 
 /* Vector 4j + p: weights p, 4+p, 8+p and 12+p of 16. */
-INLINE void fill_quads(const uint8_t *const *row, int n, int block, int rows, step *s) {
+INLINE void fill_quads(rows16 row, int n, int block, int rows, step *s) {
     int bytes = 2 + block / 4;
     for (int i = 0; i < n; i += 64) {
         __m512i c[4];
@@ -265,7 +272,7 @@ INLINE void fill_quads(const uint8_t *const *row, int n, int block, int rows, st
 }
 
 /* Vector 8j + p: weights p, 8+p, 16+p and 24+p of 32, as 0 or 2. */
-INLINE void fill_q1_0(const uint8_t *const *row, int n, int rows, step *s) {
+INLINE void fill_q1_0(rows16 row, int n, int rows, step *s) {
     for (int b = 0; b < n / 128; b++) {
         __m512i c[4];
         columns(row, b * 18 + 2, c);
@@ -284,24 +291,22 @@ INLINE void fill_q1_0(const uint8_t *const *row, int n, int rows, step *s) {
     }
 }
 
-INLINE void fill_ptq1_0(const uint8_t *const *row, int n, int rows, step *s) {
+INLINE void fill_ptq1_0(rows16 row, int n, int rows, step *s) {
     uint8_t u[ROWS][128];
-    const uint8_t *unpacked[ROWS];
     for (int b = 0; b < n / 128; b++) {
         for (int r = 0; r < ROWS; r++) {
-            bl_unpack_codes(BL_TYPE_PTQ1_0, row[r] + b * 28, 128, u[r]);
-            unpacked[r] = u[r];
+            bl_unpack_codes(BL_TYPE_PTQ1_0, row.at + r * row.stride + b * 28, 128, u[r]);
         }
         for (int i = 0; i < 8; i++) {
             __m512i c[4];
-            columns(unpacked, i * 16, c);
+            columns((rows16){u[0], 128}, i * 16, c);
             emit4(s, rows, b * 32 + i * 4, c);
         }
         s->d[b] = halves(row, b * 28 + 26);
     }
 }
 
-INLINE void fill(int32_t type, const uint8_t *const *row, int n, int rows, step *s) {
+INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s) {
     switch (type) {
     case BL_TYPE_Q4_0:
         fill_q4(row, n, 0, rows, s);
@@ -340,9 +345,9 @@ INLINE void fill(int32_t type, const uint8_t *const *row, int n, int rows, step 
 }
 
 /* By the number of rows that are multiplied at once; not inlined, as each is large. */
-static void fill_codes(int32_t type, const uint8_t *const *row, int n, step *s) { fill(type, row, n, 0, s); }
-static void fill_1(int32_t type, const uint8_t *const *row, int n, step *s) { fill(type, row, n, 1, s); }
-static void fill_2(int32_t type, const uint8_t *const *row, int n, step *s) { fill(type, row, n, 2, s); }
+static void fill_codes(int32_t type, rows16 row, int n, step *s) { fill(type, row, n, 0, s); }
+static void fill_1(int32_t type, rows16 row, int n, step *s) { fill(type, row, n, 1, s); }
+static void fill_2(int32_t type, rows16 row, int n, step *s) { fill(type, row, n, 2, s); }
 
 /* ---- activations in the order of a step's vectors -------------------------------------------------- */
 
@@ -466,7 +471,7 @@ INLINE __m512 run_parts(const layout *l, int n_terms, int has_min, const step *s
 }
 
 /* A step of one token. */
-static __m512 step_one(const layout *l, int n_terms, const uint8_t *const *row, int n, step *s, const inputs *in,
+static __m512 step_one(const layout *l, int n_terms, rows16 row, int n, step *s, const inputs *in,
                        __m512 acc) {
     int8_t permuted[2][STEP];
     for (int j = 0; j < n_terms; j++) {
@@ -563,27 +568,26 @@ static layout layout_of(int32_t type) {
 void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
                         int64_t ldy, void *scratch) {
-    (void)scratch;
+    if (r1 - r0 < ROWS) {
+        bl_group_i8_avx2(type, w, k, r0, r1, xq, ldx, xd, xsums, n_tok, n_terms, y, ldy, scratch);
+        return;
+    }
     const layout l = layout_of(type);
     const int64_t row_bytes = k / l.block * l.block_bytes, n_groups = k / l.group;
     step s;
     __m512 acc[TOKENS];
 
-    for (int64_t at = r0 * row_bytes; at < BL_MIN(r0 + ROWS, r1) * row_bytes; at += 64) {
+    for (int64_t at = r0 * row_bytes; at < (r0 + ROWS) * row_bytes; at += 64) {
         _mm_prefetch((const char *)w + at, _MM_HINT_T1);
     }
-    for (int64_t r = r0; r < r1; r += ROWS) {
-        int64_t n_rows = BL_MIN(r1 - r, ROWS);
-        const __mmask16 there = (__mmask16)((1u << n_rows) - 1);
+    for (int64_t turn = r0; turn < r1; turn += ROWS) {
+        const int64_t r = BL_MIN(turn, r1 - ROWS); /* the last sixteen may overlap those before */
         /* The next sixteen rows are asked for while these are worked on. */
-        const uint8_t *next = w + BL_MIN(r + ROWS, r1) * row_bytes;
+        const uint8_t *next = w + (r + ROWS) * row_bytes;
         const uint8_t *next_end = w + BL_MIN(r + 2 * ROWS, r1) * row_bytes;
         for (int64_t t0 = 0; t0 < n_tok; t0 += TOKENS) {
             int64_t nt = BL_MIN(n_tok - t0, TOKENS);
-            const uint8_t *row[ROWS];
-            for (int64_t j = 0; j < ROWS; j++) { /* lanes past the end repeat the last row */
-                row[j] = w + (r + BL_MIN(j, n_rows - 1)) * row_bytes;
-            }
+            rows16 row = {w + r * row_bytes, row_bytes};
             for (int64_t j = 0; j < nt; j++) {
                 acc[j] = _mm512_setzero_ps();
             }
@@ -602,12 +606,10 @@ void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
                     fill_codes(type, row, n, &s);
                     run_any(&l, n_terms, &s, n, in, nt, acc);
                 }
-                for (int j = 0; j < ROWS; j++) {
-                    row[j] += bytes;
-                }
+                row.at += bytes;
             }
             for (int64_t j = 0; j < nt; j++) {
-                _mm512_mask_storeu_ps(y + (t0 + j) * ldy + r, there, acc[j]);
+                _mm512_storeu_ps(y + (t0 + j) * ldy + r, acc[j]);
             }
         }
     }

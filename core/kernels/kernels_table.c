@@ -13,6 +13,7 @@
 
 #if defined(__x86_64__)
 extern const bl_kernels bl_kernels_avx2;
+extern const bl_kernels bl_kernels_avxvnni;
 extern const bl_kernels bl_kernels_avx512;
 const bl_kernels *bl_kernels_amx(void); /* kernels_amx.c, made at the first call */
 #elif defined(__aarch64__)
@@ -24,6 +25,7 @@ static const bl_kernels *const tables[] = {
     &bl_kernels_ref,
 #if defined(__x86_64__)
     &bl_kernels_avx2,
+    &bl_kernels_avxvnni,
     &bl_kernels_avx512,
 #elif defined(__aarch64__)
     &bl_kernels_neon,

@@ -17,8 +17,10 @@
  * Many tokens (prefill): a panel of rows is expanded to a byte a code in `scratch`, in pieces of k
  * whose codes stay in the first cache, and multiplied in blocks of 2 rows x 4 tokens.
  *
- * Called through the table of kernels_avx2.c. */
-#include "kernels/kernels_avx2.h"
+ * Compiled a second time over AVX-VNNI's vpdpbusd (products_ymm.h), whose sums need no widening.
+ *
+ * Called through the tables of kernels_avx2.c and kernels_avxvnni.c. */
+#include "kernels/products_ymm.h"
 
 INLINE int32_t sum_epi32(__m256i v) {
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -48,18 +50,15 @@ INLINE void packed_step(int tq2, const uint8_t *row, const int8_t *x, int64_t b,
     __m256i low = load256(row + vector_at(tq2, b));
     __m256i high = _mm256_srli_epi16(low, 4);
     x += b * 128;
-    __m256i m0 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), load256(x + (tq2 ? 0 : 96)));
-    __m256i m1 = _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), load256(x + (tq2 ? 32 : 64)));
-    __m256i m2 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), load256(x + (tq2 ? 64 : 32)));
-    __m256i m3 = _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), load256(x + (tq2 ? 96 : 0)));
-    *sum1 = _mm256_add_epi16(*sum1, _mm256_add_epi16(m0, m2));
-    *sum4 = _mm256_add_epi16(*sum4, _mm256_add_epi16(m1, m3));
+    *sum1 = products(*sum1, _mm256_and_si256(low, mask1), load256(x + (tq2 ? 0 : 96)));
+    *sum4 = products(*sum4, _mm256_and_si256(low, mask4), load256(x + (tq2 ? 32 : 64)));
+    *sum1 = products(*sum1, _mm256_and_si256(high, mask1), load256(x + (tq2 ? 64 : 32)));
+    *sum4 = products(*sum4, _mm256_and_si256(high, mask4), load256(x + (tq2 ? 96 : 0)));
     __asm__ volatile("" : "+x"(*sum1), "+x"(*sum4) : : "memory");
 }
 
 /* Four times a row's sum, in eight parts.  sum4 holds 5 vectors (5 * 2 * 3048 fits int16), sum1 20. */
 INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t n) {
-    const __m256i one = _mm256_set1_epi16(1), four = _mm256_set1_epi16(4);
     __m256i acc = _mm256_setzero_si256();
     int64_t b = 0;
     while (b + 10 <= n) {
@@ -74,10 +73,10 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
                 }
                 packed_step(tq2, row, x, b + i, &sum1, i < 5 ? &first : &second);
             }
-            acc = _mm256_add_epi32(acc, _mm256_madd_epi16(first, one));
-            acc = _mm256_add_epi32(acc, _mm256_madd_epi16(second, one));
+            acc = _mm256_add_epi32(acc, widened(first));
+            acc = _mm256_add_epi32(acc, widened(second));
         }
-        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum1, four));
+        acc = _mm256_add_epi32(acc, widened4(sum1));
     }
     for (int64_t at = b * 32; at < vector_at(tq2, n); at += 64) { /* a line not asked for costs as much as forty */
         _mm_prefetch((const char *)row + at + AHEAD, _MM_HINT_T1);
@@ -88,8 +87,8 @@ INLINE __m256i packed_row(int tq2, const uint8_t *row, const int8_t *x, int64_t 
         for (; b < end; b++) {
             packed_step(tq2, row, x, b, &sum1, &sum4);
         }
-        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum1, four));
-        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum4, one));
+        acc = _mm256_add_epi32(acc, widened4(sum1));
+        acc = _mm256_add_epi32(acc, widened(sum4));
     }
     return acc;
 }
@@ -130,6 +129,7 @@ INLINE void tq1_codes(const uint8_t *block, __m256i *codes) {
     codes[7] = leading_trit(_mm256_inserti128_si256(q, h, 1));
 }
 
+#if !BL_SUMS_32
 void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes) {
     __m256i v[8];
     tq1_codes(block, v);
@@ -138,6 +138,7 @@ void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes) {
         store256(codes + i * 32, v[i]);
     }
 }
+#endif
 
 /* Four times a row's sum, as packed_row has it; trits are at most 2, so 8 blocks of 8 products fit int16. */
 INLINE __m256i tq1_row(const uint8_t *row, const int8_t *x, int64_t n_blocks) {
@@ -150,10 +151,10 @@ INLINE __m256i tq1_row(const uint8_t *row, const int8_t *x, int64_t n_blocks) {
             tq1_codes(row + b * 54, v);
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++) {
-                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(v[i], load256(x + b * 256 + i * 32)));
+                sum = products(sum, v[i], load256(x + b * 256 + i * 32));
             }
         }
-        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(4)));
+        acc = _mm256_add_epi32(acc, widened4(sum));
     }
     return acc;
 }
@@ -256,24 +257,23 @@ INLINE void panel_block(const uint8_t *codes, int nr, const int8_t *x, int64_t l
                 __asm__("" : "+x"(v));
 #pragma GCC unroll 4
                 for (int r = 0; r < nr; r++) {
-                    acc[r][t] = _mm256_add_epi16(acc[r][t], _mm256_maddubs_epi16(c[r], v));
+                    acc[r][t] = products(acc[r][t], c[r], v);
                     __asm__("" : "+x"(acc[r][t]));
                 }
             }
             __asm__ volatile("" : : : "memory");
         }
     }
-    const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 4
     for (int r = 0; r < nr; r++) {
         if (nt == 4) {
-            __m128i s = sum4_epi32(_mm256_madd_epi16(acc[r][0], ones), _mm256_madd_epi16(acc[r][1], ones),
-                                   _mm256_madd_epi16(acc[r][2], ones), _mm256_madd_epi16(acc[r][3], ones));
+            __m128i s = sum4_epi32(widened(acc[r][0]), widened(acc[r][1]),
+                                   widened(acc[r][2]), widened(acc[r][3]));
             store128(sums[r], _mm_add_epi32(load128(sums[r]), s));
         } else {
 #pragma GCC unroll 4
             for (int t = 0; t < nt; t++) {
-                sums[r][t] += sum_epi32(_mm256_madd_epi16(acc[r][t], ones));
+                sums[r][t] += sum_epi32(widened(acc[r][t]));
             }
         }
     }
@@ -336,9 +336,15 @@ static void panels(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k,
     }
 }
 
-void bl_ternary_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
-                        const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,
-                        int64_t n_tok, float *y, int64_t ldy, void *scratch) {
+void YMM(bl_ternary_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                        int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
+                        int64_t ldy, void *scratch) {
+#if BL_SUMS_32
+    if (n_tok < MANY) { /* memory's limit and the longer latency of vpdpbusd leave nothing to gain */
+        bl_ternary_i8_avx2(type, w, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+        return;
+    }
+#endif
     int64_t row_bytes = type == BL_TYPE_TQ1_0 ? k / 256 * 54 : type == BL_TYPE_TQ2_0 ? k / 256 * 66 : k / 4;
     if (n_tok >= MANY) {
         panels(type, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);

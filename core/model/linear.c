@@ -158,6 +158,11 @@ static void linear_tile(void *arg, int64_t tile, int thread) {
  * and plain C is slow at both, slowest at floats. */
 static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok) {
     int64_t budget = n_tok < 8 ? 1 << 22 : 1 << 25; /* multiply-adds */
+    int64_t unit = 16;
+    if (n_tok >= 8 && c->kernels->cpu & BL_CPU_AVX512) { /* faster, and in panels of 64 rows */
+        budget = 1 << 27;
+        unit = 64;
+    }
     if (c->kernels->cpu == BL_CPU_REF)
         budget = l->kind == BL_LINEAR_FLOAT ? 1 << 19 : 1 << 21;
     int64_t rows = budget / (l->k * n_tok);
@@ -172,6 +177,12 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
         share = BL_MAX(share, (BL_MIN(read, l->n / threads) + 15) / 16 * 16);
     }
     if (share >= 16 && rows > share)
+    rows = rows / unit * unit;
+    if (rows < unit)
+        rows = c->kernels->cpu == BL_CPU_REF ? 4 : unit;
+    /* at least four tiles a thread, so that one slow thread does not hold up the rest */
+    int64_t share = l->n / (4 * bl_pool_threads(c->pool)) / unit * unit;
+    if (share >= unit && rows > share)
         rows = share;
     return BL_MIN(rows, l->n);
 }

@@ -366,7 +366,7 @@ int bench_kernels(const char *only) {
     double vnni_512 = cpu & BL_CPU_AVX512 ? vpdpbusd_rate(limit_run_vnni512) : 0;
     printf("one thread; limits: read %.1f GB/s, vpmaddubsw + vpaddw %.0f GOP/s, vpdpbusd %.0f (256 bits) and %.0f "
            "(512 bits)\n", read_limit, maddubs, vnni, vnni_512);
-    printf("%-32s %-6s %10s %10s %12s %10s\n", "kernel", "table", "GB/s", "GOP/s", "x plain C", "of limit");
+    printf("%-32s %-7s %10s %10s %12s %10s\n", "kernel", "table", "GB/s", "GOP/s", "x plain C", "of limit");
     for (size_t i = 0; i < BL_COUNT(measures); i++) {
         const measure *m = &measures[i];
         if (only != NULL && strstr(m->name, only) == NULL) {
@@ -374,10 +374,10 @@ int bench_kernels(const char *only) {
         }
         double plain = 0;
         const bl_kernels *table;
-        for (int n = 0; (table = bl_kernels_nth(n)) != NULL; n++) {
+        for (int n = 0; (table = table_nth(n)) != NULL; n++) {
             double t = time_of(m, table, n == 0 ? 1 : 7);
             plain = n == 0 ? t : plain;
-            printf("%-32s %-6s %10.2f ", m->name, table->name, m->bytes / t);
+            printf("%-32s %-7s %10.2f ", m->name, table->name, m->bytes / t);
             if (m->ops > 0) {
                 printf("%10.1f ", m->ops / t);
             } else {
