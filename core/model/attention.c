@@ -47,14 +47,25 @@ static head_cache cache_of(const bl_context *c, int64_t layer, int64_t head, int
     return (head_cache){kv->k + offset, kv->v + offset, scaled ? kv->kd + row : NULL, scaled ? kv->vd + row : NULL};
 }
 
+/* bl_quant_head; heads that quant_groups takes go through the kernel, which gives the same. */
+static float quant_head(const bl_context *c, const float *x, int bits, int8_t *q) {
+    int64_t dim = c->model->head_dim;
+    float d;
+    int32_t sum;
+    if (bits != 8 || dim % 16 || dim > 256)
+        return bl_quant_head(x, dim, bits, q);
+    c->kernels->quant_groups(x, dim, dim, q, &d, &sum);
+    return d;
+}
+
 static void store_kv(const bl_context *c, const head_cache *at, const float *k, const float *v, int64_t pos) {
     const bl_kernels *kn = c->kernels;
     int64_t dim = c->model->head_dim;
     int8_t q[BL_MAX_HEAD_DIM];
     if (c->kv.bits <= 8) {
-        at->kd[pos] = bl_quant_head(k, dim, c->kv.bits, q);
+        at->kd[pos] = quant_head(c, k, c->kv.bits, q);
         bl_store_k_int(q, dim, c->kv.bits, pos, at->k);
-        at->vd[pos] = bl_quant_head(v, dim, c->kv.bits, q);
+        at->vd[pos] = quant_head(c, v, c->kv.bits, q);
         bl_store_v_int(q, dim, c->kv.bits, pos, at->v);
     } else if (c->kv.bits == 16) {
         kn->store_k_f16(k, dim, pos, (uint16_t *)(void *)at->k);
@@ -65,35 +76,37 @@ static void store_kv(const bl_context *c, const head_cache *at, const float *k, 
     }
 }
 
-static void store_range(void *arg, int64_t begin, int64_t end, int thread) {
-    const attention_job *job = arg;
+/* A KV head of token t: rotates its query heads and its key, stores key and value. */
+static void rotate_store(const attention_job *job, int64_t t, int64_t kv_head) {
     bl_context *c = job->c;
     const bitlm_model *m = c->model;
-    int64_t dim = m->head_dim, half = m->n_rot / 2;
-    int neox = m->arch->rope == BL_ROPE_NEOX;
     const bl_layer *layer = &m->layers[job->layer];
-    (void)thread;
-    for (int64_t t = begin; t < end; t++) {
-        const float *cs = c->cs + t * half, *sn = c->sn + t * half;
-        float *q = c->q + t * m->n_heads * dim;
-        int64_t pos = (int64_t)job->batch->base[t] + job->batch->pos[t];
-        for (int64_t h = 0; h < m->n_heads; h++) {
-            if (layer->q_norm)
-                c->kernels->rmsnorm(q + h * dim, layer->q_norm, dim, m->norm_eps, q + h * dim);
-            c->kernels->rope(q + h * dim, cs, sn, m->n_rot, neox);
-            if (c->kv.bits <= 8)
-                c->qd[t * m->n_heads + h] = bl_quant_head(q + h * dim, dim, 8, c->q8 + (t * m->n_heads + h) * dim);
-        }
-        for (int64_t h = 0; h < m->n_kv_heads; h++) {
-            float *k = c->k + (t * m->n_kv_heads + h) * dim;
-            const float *v = c->v + (t * m->n_kv_heads + h) * dim;
-            head_cache at = cache_of(c, job->layer, h, 0);
-            if (layer->k_norm)
-                c->kernels->rmsnorm(k, layer->k_norm, dim, m->norm_eps, k);
-            c->kernels->rope(k, cs, sn, m->n_rot, neox);
-            store_kv(c, &at, k, v, pos);
-        }
+    int64_t dim = m->head_dim, half = m->n_rot / 2, group = m->n_heads / m->n_kv_heads;
+    int neox = m->arch->rope == BL_ROPE_NEOX;
+    const float *cs = c->cs + t * half, *sn = c->sn + t * half;
+    for (int64_t i = t * m->n_heads + kv_head * group, end = i + group; i < end; i++) {
+        float *q = c->q + i * dim;
+        if (layer->q_norm)
+            c->kernels->rmsnorm(q, layer->q_norm, dim, m->norm_eps, q);
+        c->kernels->rope(q, cs, sn, m->n_rot, neox);
+        if (c->kv.bits <= 8)
+            c->qd[i] = quant_head(c, q, 8, c->q8 + i * dim);
     }
+    float *k = c->k + (t * m->n_kv_heads + kv_head) * dim;
+    const float *v = c->v + (t * m->n_kv_heads + kv_head) * dim;
+    head_cache at = cache_of(c, job->layer, kv_head, 0);
+    if (layer->k_norm)
+        c->kernels->rmsnorm(k, layer->k_norm, dim, m->norm_eps, k);
+    c->kernels->rope(k, cs, sn, m->n_rot, neox);
+    store_kv(c, &at, k, v, (int64_t)job->batch->base[t] + job->batch->pos[t]);
+}
+
+static void store_range(void *arg, int64_t begin, int64_t end, int thread) {
+    const attention_job *job = arg;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++)
+        for (int64_t h = 0; h < job->c->model->n_kv_heads; h++)
+            rotate_store(job, t, h);
 }
 
 /* Queries that share keys: number j < n is head first + j*step of all the batch's heads in a row, and sees
@@ -172,6 +185,7 @@ static void head_tile(const attention_job *job, int64_t t, int64_t kv_head, int 
     bl_context *c = job->c;
     const bitlm_model *m = c->model;
     int64_t group = m->n_heads / m->n_kv_heads;
+    rotate_store(job, t, kv_head); /* nobody else reads these keys */
     for (int64_t h = 0; h < group; h += MAX_QUERIES) {
         queries qs = {.first = t * m->n_heads + kv_head * group + h, .step = 1,
                       .n = (int)BL_MIN((int64_t)MAX_QUERIES, group - h)};
@@ -192,16 +206,18 @@ static void attention_tile(void *arg, int64_t tile, int thread) {
 
 bitlm_status bl_attention_run(bl_context *c, const bl_batch *batch, int64_t layer) {
     const bitlm_model *m = c->model;
-    attention_job job = {.c = c, .batch = batch, .layer = layer};
-    bl_profile_switch(&c->profile, BL_OP_ROPE_STORE);
-    bitlm_status status = bl_parallel(c, store_range, &job, batch->n, 8);
-    if (status)
-        return status;
-    bl_profile_switch(&c->profile, BL_OP_ATTENTION);
-    job.by_heads = m->causal;
+    attention_job job = {.c = c, .batch = batch, .layer = layer, .by_heads = m->causal};
+    bitlm_status status = BITLM_OK;
     for (int64_t t = 1; t < batch->n && job.by_heads; t++)
         job.by_heads = batch->base[t] != batch->base[t - 1];
     job.blocks = job.by_heads ? batch->n : (batch->n + MAX_QUERIES - 1) / MAX_QUERIES;
+    if (!job.by_heads) { /* in steps of a tile of keys, so that threads share no line */
+        bl_profile_switch(&c->profile, BL_OP_ROPE_STORE);
+        status = bl_parallel(c, store_range, &job, batch->n, 16);
+    }
+    bl_profile_switch(&c->profile, BL_OP_ATTENTION);
+    if (status)
+        return status;
     return bl_pool_run(c->pool, attention_tile, &job, job.blocks * (job.by_heads ? m->n_kv_heads : m->n_heads),
                        c->poll);
 }

@@ -15,7 +15,7 @@ enum bl_op {
     BL_OP_NORM, /* norms, and activations to int8 */
     BL_OP_QKV,
     BL_OP_ROPE_STORE,
-    BL_OP_ATTENTION,
+    BL_OP_ATTENTION, /* where each text has one token, rope and store too: one step does all */
     BL_OP_O,
     BL_OP_GATE_UP, /* experts: the router too */
     BL_OP_ACTIVATION,
