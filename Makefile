@@ -8,6 +8,7 @@
 #   make demo     deps, build, the main job shown in the sqlite3 shell
 #   make check    deps, build, every test
 #   make asan | ubsan | tsan | valgrind    the C tests under a checker
+#   make arm      the core built for 64-bit ARM in build/arm, its tests under qemu-user
 #   make fuzz     libFuzzer over files and texts (needs clang), FUZZ_SECONDS each
 #   make bench | install | clean
 #
@@ -69,10 +70,13 @@ install: all
 asan ubsan tsan valgrind: deps
 	@.ci/sanitize.sh $@
 
+arm:
+	@.ci/arm.sh
+
 fuzz: deps
 	@.ci/fuzz.sh
 
 clean:
 	rm -rf build ext_postgres/*.o ext_postgres/bitlm.so
 
-.PHONY: all deps pg demo-pg python demo check bench install asan ubsan tsan valgrind fuzz clean
+.PHONY: all deps pg demo-pg python demo check bench install asan ubsan tsan valgrind arm fuzz clean

@@ -56,4 +56,34 @@ END
     "$meson" setup "$dir/meson" --cross-file .ci/aarch64.ini --cross-file "$dir/sysroot.ini" \
         -Dpython=disabled >"$dir/setup.log" 2>&1 || { cat "$dir/setup.log"; exit 1; }
 fi
-"$ninja" -C "$dir/meson" --quiet tests/checkkernels tests/test_hash || exit 1
+tests=(checkkernels test_base test_hash)
+[ "$1" = short ] || tests+=(test_bpe test_gguf test_parity test_quant test_safetensors test_search test_text)
+"$ninja" -C "$dir/meson" --quiet "${tests[@]/#/tests/}" || exit 1
+export CK_TIMEOUT_MULTIPLIER=10
+
+# emulated PROCESSOR PROGRAM...: max has DOTPROD and I8MM, cortex-a76 only the former, cortex-a72 neither.
+emulated() { QEMU_CPU=$1 timeout 900 qemu-aarch64 -L /usr/aarch64-linux-gnu "$dir/meson/tests/$2"; }
+
+# The longest beside the others.
+CK_RUN_CASE="numeric contract" emulated max test_hash >"$dir/test_hash.log" 2>&1 </dev/null &
+hash=$!
+for cpu in max cortex-a76 cortex-a72; do
+    step "checkkernels, $cpu" emulated $cpu checkkernels
+done
+CK_RUN_CASE="float environment" step "test_base, max" emulated max test_base
+hashed() {
+    wait $hash
+    local status=$?
+    cat "$dir/test_hash.log"
+    return $status
+}
+step "test_hash, max" hashed
+if [ "$1" != short ]; then
+    for cpu in cortex-a76 cortex-a72; do
+        CK_RUN_CASE="numeric contract" step "test_hash, $cpu" emulated $cpu test_hash
+    done
+    for name in "${tests[@]:3}"; do
+        step "$name, max" emulated max "$name"
+    done
+fi
+finish "ARM" $((SECONDS - began))

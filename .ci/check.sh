@@ -32,4 +32,6 @@ done
 step "make pg" make --no-print-directory pg
 step "pytest tests/postgres" timeout 600 tests/postgres/cluster.sh "$PYTHON" -m pytest -q -p no:cacheprovider tests/postgres
 step "address and undefined-behaviour sanitizers" .ci/sanitize.sh asan short
+step "x86-64 without AVX2 and without AVX-512, emulated" .ci/old_x86.sh
+step "64-bit ARM under an emulator" .ci/arm.sh short
 finish "make check" $((SECONDS - began))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# deps.sh [python] [postgresql] [valgrind] [fuzz] [arm]: installs what the build and the tests lack,
+# deps.sh [python] [postgresql] [valgrind] [fuzz] [arm] [x86]: installs what the build and the tests lack,
 # after printing it.  Looks for the tools themselves, so it says nothing on a machine
 # that has them from elsewhere.  Without apt or root it prints the list and stops.
 set -eu
@@ -52,8 +52,9 @@ for extra in "$@"; do
         need "gcc-aarch64-linux-gnu libc6-dev-arm64-cross" command -v aarch64-linux-gnu-gcc
         need qemu-user command -v qemu-aarch64
         ;;
+    x86) need qemu-user command -v qemu-x86_64 ;;
     *)
-        echo "deps.sh: '$extra' is not python, postgresql, valgrind, fuzz or arm" >&2
+        echo "deps.sh: '$extra' is not python, postgresql, valgrind, fuzz, arm or x86" >&2
         exit 2
         ;;
     esac

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/pool.h"
+#include "kernels/kernels.h"
 
 /* ---- messages ------------------------------------------------------------------------- */
 
@@ -70,10 +71,18 @@ static int32_t poll_sigint(void *context) {
     return interrupted;
 }
 
+/* Warnings go to stderr; the rest is for hosts that keep a log. */
+static void log_warning(void *context, int32_t level, const char *text, size_t length) {
+    (void)context;
+    if (level == BITLM_LOG_WARNING)
+        fprintf(stderr, "bitlm: warning: %.*s\n", (int)length, text);
+}
+
 void bl_cli_host(bitlm_host *host) {
     memset(host, 0, sizeof *host);
     host->size = sizeof *host;
     host->poll = poll_sigint;
+    host->log = log_warning;
 }
 
 /* ---- the command line --------------------------------------------------------------------- */
@@ -392,7 +401,10 @@ static int show_version(int argc, char **argv, int first) {
     (void)argv;
     if (first < argc)
         return bl_cli_usage("version takes no argument");
-    printf("bitlm %s, numerics %d\n", bitlm_version(), BITLM_NUMERICS);
+    int ok;
+    uint32_t mask = bl_cpu_env_mask(&ok);
+    printf("bitlm %s, numerics %d, kernels %s\n", bitlm_version(), BITLM_NUMERICS,
+           bl_kernels_get(ok ? mask : BL_CPU_ALL)->name);
     return BL_CLI_OK;
 }
 

@@ -52,7 +52,7 @@ void bl_cli_error_init(bitlm_error *error);
 
 /* ---- the host that core calls see ------------------------------------------------ */
 
-/* poll answers Ctrl-C. */
+/* poll answers Ctrl-C, log prints warnings on stderr. */
 void bl_cli_host(bitlm_host *host);
 int bl_cli_interrupted(void);
 

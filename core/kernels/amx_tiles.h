@@ -23,8 +23,6 @@ _Static_assert(sizeof(amx_config) == 64, "TILECFG");
 
 #include <immintrin.h>
 
-#define AMX_NAME(name) name##_amx
-
 /* GCC's intrinsics do not say that they read memory (of a configuration, 8 bytes): stores before them must not
  * move behind them. */
 #define MEMORY_IS_READ() __asm__ volatile("" : : : "memory")
@@ -55,8 +53,6 @@ static inline void tile_configure(const amx_config *config) {
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define AMX_NAME(name) name##_amx_software
 
 static _Thread_local struct {
     amx_config config;

@@ -10,6 +10,10 @@
 
 #include "kernels/kernels_amx.h"
 
+#if defined(__AVX__) || defined(__AVX2__) || defined(__AVX512F__)
+#error "kernels_amx.c must be built without ISA flags: the table is made before any check of the CPU"
+#endif
+
 #if defined(AMX_SOFTWARE)
 
 int AMX_NAME(bl_tiles_usable)(void) { return 1; }

@@ -1,10 +1,15 @@
-/* kernels_amx.h - what the AMX files share.  They are compiled with the flags of AVX-512 and AMX, and once more
- * for the tests with AMX_SOFTWARE, under other names (AMX_NAME). */
+/* kernels_amx.h - what the AMX files share.  The kernels are compiled once more for the tests with AMX_SOFTWARE,
+ * over tiles in software and under other names (AMX_NAME). */
 #ifndef BL_KERNELS_AMX_H
 #define BL_KERNELS_AMX_H
 
-#include "kernels/amx_tiles.h"
-#include "kernels/kernels_avx512.h"
+#include "kernels/kernels.h"
+
+#if defined(AMX_SOFTWARE)
+#define AMX_NAME(name) name##_amx_software
+#else
+#define AMX_NAME(name) name##_amx
+#endif
 
 /* Tokens from which tiles are used: with fewer their rows stay empty. */
 #define AMX_TOKENS 16

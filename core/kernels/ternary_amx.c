@@ -14,7 +14,9 @@
  * tokens, and processes that may not use tiles, take the AVX-512 kernel.
  *
  * Called through the table of kernels_amx.c; compiled once more over tiles in software for the tests. */
+#include "kernels/amx_tiles.h"
 #include "kernels/kernels_amx.h"
+#include "kernels/kernels_avx512.h"
 
 #define PANEL_ROWS 32
 #define PIECE_K 2560     /* a multiple of 256 */

@@ -65,6 +65,16 @@ fail:
     return status;
 }
 
+/* Processors without any of the instructions that kernels are written for compute right, but slowly: the host
+ * gets to know, unless BITLM_CPU=ref asked for it. */
+static void warn_of_plain_kernels(const bitlm_model *m, const bitlm_host *host) {
+    static const char text[] = "this processor has none of the instructions that the fast kernels need (AVX2 with FMA "
+                               "and F16C, or NEON; BITLM_CPU may forbid more): models run in plain C, many times slower";
+    int ok;
+    if (m->kernels == &bl_kernels_ref && bl_cpu_env_mask(&ok) != BL_CPU_REF && host && host->log)
+        host->log(host->context, BITLM_LOG_WARNING, text, sizeof text - 1);
+}
+
 bitlm_status bitlm_model_open(const char *name_or_path, size_t length, uint32_t flags,
                               const bitlm_options *options, const bitlm_host *host, bitlm_model **model,
                               bitlm_error *error) {
@@ -110,6 +120,7 @@ bitlm_status bitlm_model_open(const char *name_or_path, size_t length, uint32_t 
     bl_float_leave(&env);
     if (status)
         return status;
+    warn_of_plain_kernels(m, host);
     if (shared) {
         pthread_mutex_lock(&lock);
         /* Another thread may have opened it meanwhile: then ours goes. */

@@ -5,6 +5,7 @@ Run by `make check` after the build: /usr/bin/python3 -m pytest tests/cli.  BITL
 import json
 import os
 import pathlib
+import platform
 import signal
 import struct
 import subprocess
@@ -47,6 +48,24 @@ def test_help_and_version():
     assert ok("--help") == ok("help")
     assert ok("version").startswith(b"bitlm 0.")
     assert ok("--version") == ok("version")
+
+
+def test_kernels_are_named_and_plain_ones_warned_of():
+    """BITLM_CPU=neon on x86-64 and avx2 on ARM leave no instructions, as on a processor that has none."""
+    foreign = "neon" if platform.machine() == "x86_64" else "avx2"
+    def cpu(name):
+        return {**os.environ, "BITLM_CPU": name}
+    assert ok("version", env=cpu("ref")).endswith(b", kernels ref\n")
+    assert ok("version", env=cpu(foreign)).endswith(b", kernels ref\n")
+    texts = []
+    for name, warned in (("ref", False), (foreign, True), ("", False)):
+        status, out, err = run("generate", "--max-tokens", "3", "Once", env=cpu(name))
+        assert status == 0
+        assert (err == "") != warned, (name, err)
+        if warned:
+            assert err.startswith("bitlm: warning: this processor has none of the instructions") and err.count("\n") == 1
+        texts.append(out)
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_info_memory():

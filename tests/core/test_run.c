@@ -10,6 +10,34 @@
 #include "run/run.h"
 #include "test_support.h"
 
+/* ---- warnings ----------------------------------------------------------------------------------- */
+
+static void count_warning(void *context, int32_t level, const char *text, size_t length) {
+    ck_assert_int_eq(level, BITLM_LOG_WARNING);
+    ck_assert_msg(length == strlen(text) && strstr(text, "plain C"), "%s", text);
+    ++*(int *)context;
+}
+
+/* A mask of another architecture's instructions leaves none, as a processor does that has none. */
+START_TEST(plain_kernels_are_warned_of) {
+#if defined(__aarch64__)
+    static const char *const masks[] = {"ref", "avx2"};
+#else
+    static const char *const masks[] = {"ref", "neon"};
+#endif
+    for (int i = 0; i < 2; i++) {
+        int warnings = 0;
+        bitlm_host host = {.size = sizeof host, .context = &warnings, .log = count_warning};
+        bitlm_model *m;
+        setenv("BITLM_CPU", masks[i], 1);
+        ck_assert_int_eq(bitlm_model_open("story", 5, 0, NULL, &host, &m, NULL), BITLM_OK);
+        ck_assert_int_eq(warnings, i);
+        ck_assert_ptr_eq(m->kernels, &bl_kernels_ref);
+        bitlm_model_free(m);
+    }
+}
+END_TEST
+
 /* ---- options ------------------------------------------------------------------------------- */
 
 static void refuse(const char *json, const char *sentence) {
@@ -613,6 +641,7 @@ int main(void) {
     Suite *suite = suite_create("run");
     TCase *c = tcase_create("api");
     tcase_set_timeout(c, 240);
+    tcase_add_test(c, plain_kernels_are_warned_of);
     tcase_add_test(c, options_refuse_what_they_do_not_know);
     tcase_add_test(c, options_take_what_they_know);
     tcase_add_test(c, finish_reasons);
