@@ -245,6 +245,14 @@ BITLM_API bitlm_status bitlm_memory(bitlm_model *model, const bitlm_options *opt
 BITLM_API bitlm_status bitlm_memory_json(bitlm_model *model, const bitlm_options *options, char *json,
                                          size_t capacity, bitlm_error *error);
 
+/* The same for a model that is not there.  shape: a name (tiny, 100m, 700m, bitnet-2b4t, 7b) or a JSON object: hidden, layers, heads,
+ * ffn, vocab; kv_heads (heads), head_dim (hidden / heads), context (4096), type ("i2_s") of the layers, embedding_type
+ * ("f16"), tied (true) and sub_norms (true), or {"shape": name} with changes.  file_bytes are those of the tensors: no
+ * vocabulary.  {"parameters": n} or {"rows": n, "dims": n}: what so many numbers take, as float_bytes, int8_bytes,
+ * int4_bytes, ternary_bytes (five a byte) and binary_bytes, without scales.  ARG, UNSUPPORTED, LIMIT, NOMEM. */
+BITLM_API bitlm_status bitlm_memory_shape_json(const char *shape, size_t length, const bitlm_options *options, char *json,
+                                               size_t capacity, bitlm_error *error);
+
 /* ---- text and tokens ------------------------------------------------------ */
 
 #define BITLM_TOKENS_SPECIAL 1u  /* marks such as "<s>" in the text are tokens, not text */

@@ -1,4 +1,5 @@
-/* python_quant.c - bitlm.quantize, dequantize, pack, unpack: blocks of weights by the name of their type.
+/* python_quant.c - bitlm.quantize, dequantize, pack, unpack: blocks of weights by the name of their type; and
+ * _vector_quantize, _vector_dequantize, _vector_error: the blobs of SQL's bitlm_quantize, whose options are JSON here.
  *
  * A buffer of two dimensions is a matrix, any other one row.  The GIL is given up for the core's part. */
 #include <string.h>
@@ -172,6 +173,99 @@ static PyObject *fn_unpack(PyObject *module, PyObject *args, PyObject *kwargs) {
     return out;
 }
 
+/* ---- the vectors of SQL ------------------------------------------------------------------------------- */
+
+/* A quantized vector as bytes; with error: what it loses, as JSON. */
+static PyObject *vector_of(PyObject *module, PyObject *args, int error_report) {
+    PyObject *object, *json = NULL, *out = NULL, *said = NULL;
+    blpy_state *state = blpy_state_of(module);
+    const char *scheme;
+    const float *values;
+    float *copy, *back = NULL;
+    Py_ssize_t length, n;
+    Py_buffer view;
+    bitlm_options options;
+    bitlm_error error;
+    bitlm_status status;
+    blpy_host host;
+    size_t bytes = 0;
+    char text[500];
+    if (!PyArg_ParseTuple(args, "Os#O", &object, &scheme, &length, &json) ||
+        blpy_floats(object, &view, &copy, &values, &n, "values") < 0)
+        return NULL;
+    if (blpy_options(state, &options, NULL, json) < 0)
+        goto buffers;
+    blpy_error_init(&error);
+    blpy_host_init(&host, state);
+    status = bitlm_vector_bytes(scheme, (size_t)length, (size_t)n, &options, &bytes, &error);
+    if (!status) {
+        out = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+        back = error_report ? PyMem_Malloc((size_t)n * sizeof *back) : NULL;
+        if (error_report && !back)
+            PyErr_NoMemory();
+        if (!out || (error_report && !back) || blpy_begin(&host, NULL) < 0) {
+            Py_CLEAR(out);
+            goto done;
+        }
+        blpy_release(&host);
+        status = bitlm_vector_quantize_polled(scheme, (size_t)length, values, (size_t)n, &options, &host.host,
+                                              PyBytes_AS_STRING(out), bytes, &error);
+        if (!status && error_report)
+            status = bitlm_vector_dequantize_polled(PyBytes_AS_STRING(out), bytes, &host.host, back, (size_t)n, &error);
+        if (!status && error_report)
+            status = bitlm_vector_report(values, PyBytes_AS_STRING(out), bytes, back, (size_t)n, text, sizeof text, &error);
+        blpy_acquire(&host);
+    }
+    if (status) {
+        Py_CLEAR(out);
+        blpy_raise(state, &host, status, &error);
+    } else if (error_report) {
+        said = PyUnicode_FromString(text);
+        Py_SETREF(out, said);
+    }
+done:
+    PyMem_Free(back);
+    bitlm_options_clear(&options);
+buffers:
+    PyMem_Free(copy);
+    PyBuffer_Release(&view);
+    return out;
+}
+
+static PyObject *fn_vector_quantize(PyObject *module, PyObject *args) { return vector_of(module, args, 0); }
+static PyObject *fn_vector_error(PyObject *module, PyObject *args) { return vector_of(module, args, 1); }
+
+static PyObject *fn_vector_dequantize(PyObject *module, PyObject *object) {
+    blpy_state *state = blpy_state_of(module);
+    blpy_array *out = NULL;
+    Py_buffer view;
+    bitlm_error error;
+    blpy_host host;
+    size_t n;
+    if (blpy_bytes(object, &view, "a quantized vector") < 0)
+        return NULL;
+    blpy_error_init(&error);
+    blpy_host_init(&host, state);
+    bitlm_status status = bitlm_vector_length(view.buf, (size_t)view.len, &n, &error);
+    if (!status) {
+        out = blpy_array_new(state->vectors_type, 1, 1, (Py_ssize_t)n, NULL);
+        if (!out || blpy_begin(&host, NULL) < 0) {
+            Py_CLEAR(out);
+            goto done;
+        }
+        blpy_release(&host);
+        status = bitlm_vector_dequantize_polled(view.buf, (size_t)view.len, &host.host, (float *)(void *)out->data, n, &error);
+        blpy_acquire(&host);
+    }
+    if (status) {
+        Py_CLEAR(out);
+        blpy_raise(state, &host, status, &error);
+    }
+done:
+    PyBuffer_Release(&view);
+    return (PyObject *)out;
+}
+
 #define KEYWORDS(f) (PyCFunction)(void (*)(void))(f), METH_VARARGS | METH_KEYWORDS
 
 PyMethodDef blpy_quant_methods[] = {
@@ -189,5 +283,8 @@ PyMethodDef blpy_quant_methods[] = {
     {"unpack", KEYWORDS(fn_unpack),
      PyDoc_STR("unpack(data, scheme, n_rows, k)\n--\n\n"
                "The trits of a ternary scheme as n_rows * k bytes of int8.")},
+    {"_vector_quantize", fn_vector_quantize, METH_VARARGS, PyDoc_STR("_vector_quantize(values, scheme, options, /)")},
+    {"_vector_error", fn_vector_error, METH_VARARGS, PyDoc_STR("_vector_error(values, scheme, options, /)")},
+    {"_vector_dequantize", fn_vector_dequantize, METH_O, PyDoc_STR("_vector_dequantize(data, /)")},
     {NULL, NULL, 0, NULL},
 };

@@ -14,6 +14,7 @@
  *                                      model reads its whole file
  *     bitlm_memory([opts])             JSON: bytes of a model and of a session over it,
  *                                      part by part, for n_ctx, kv_type, rows, threads
+ *     bitlm_memory(shape, opts)        the same of a model that is not there, by its sizes
  *     SELECT * FROM bitlm_models       a row for each model that can be named
  *
  * A name has 1 to 64 ASCII letters, digits, '_', '-', '.' or ':'.  Files are opened by
@@ -254,6 +255,30 @@ static void fn_memory(sqlite3_context *context, int argc, sqlite3_value **argv)
         bls_fail(&call, context, status);
     }
     bitlm_model_free(model);
+    bls_end(&call);
+}
+
+static void fn_memory_shape(sqlite3_context *context, int argc, sqlite3_value **argv)
+{
+    bitlm_text shape;
+    bls_call call;
+    char json[1000];
+    bitlm_status status;
+
+    (void)argc;
+    if (sqlite3_value_type(argv[0]) == SQLITE_NULL || sqlite3_value_type(argv[1]) == SQLITE_NULL)
+        return;
+    status = bls_begin(&call, sqlite3_user_data(context), "bitlm_memory", argv[1]);
+    if (status == BITLM_OK)
+        status = bls_text(&call, argv[0], "the shape", &shape);
+    if (status == BITLM_OK)
+        status = bitlm_memory_shape_json(shape.data, shape.length, &call.options, json, sizeof json, &call.error);
+    if (status == BITLM_OK) {
+        sqlite3_result_text(context, json, -1, SQLITE_TRANSIENT);
+        sqlite3_result_subtype(context, BLS_SUBTYPE_JSON);
+    } else {
+        bls_fail(&call, context, status);
+    }
     bls_end(&call);
 }
 
@@ -552,6 +577,8 @@ int bls_register_models(bls_state *state)
         rc = bls_function(state, "bitlm_memory", 0, SQLITE_INNOCUOUS | bls_result_subtype(), fn_memory);
     if (rc == SQLITE_OK)
         rc = bls_function(state, "bitlm_memory", 1, bls_result_subtype(), fn_memory);
+    if (rc == SQLITE_OK)
+        rc = bls_function(state, "bitlm_memory", 2, SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS | bls_result_subtype(), fn_memory_shape);
     if (rc == SQLITE_OK)
         rc = bls_module(state, "bitlm_models", &models_module);
     return rc;

@@ -20,6 +20,9 @@ static const char usage[] =
     "usage: bitlm info [options] [FILE|story|embed]     (default: both built-in models)\n"
     "  --tensors             list every tensor\n"
     "  --memory              bytes of the model and of a session, part by part\n"
+    "  --shape NAME|JSON     with --memory, in place of FILE: a model that is not there, as JSON; NAME: tiny, 100m,\n"
+    "                        700m, bitnet-2b4t, 7b; JSON: {\"hidden\":2560,\"layers\":30,\"heads\":20,\"kv_heads\":5,\n"
+    "                        \"ffn\":6912,\"vocab\":128256,\"type\":\"i2_s\"}, {\"parameters\":7e9} or {\"rows\":10000,\"dims\":300}\n"
     "  --n-ctx N  --kv-type f16|f32|int8|int4  --rows N  --threads N   of that session\n"
     "  --verify              read everything: every weight finite, and the model_id\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n";
@@ -293,17 +296,33 @@ fail:
     return status;
 }
 
+static int show_shape(const bl_cli_line *line, const char *shape) {
+    char json[1000];
+    bitlm_error error;
+    bl_cli_error_init(&error);
+    bitlm_status s = bitlm_memory_shape_json(shape, strlen(shape), &line->options, json, sizeof json, &error);
+    if (s != BITLM_OK)
+        return bl_cli_error(s, &error);
+    puts(json);
+    return BL_CLI_OK;
+}
+
 int bl_cli_info(int argc, char **argv, int first) {
     int status, tensors = 0, verify = 0, memory = 0;
+    const char *shape = NULL;
     bl_cli_line line;
     const bl_cli_flag flags[] = {{"tensors", NULL, &tensors}, {"verify", NULL, &verify},
-                                 {"memory", NULL, &memory},
+                                 {"memory", NULL, &memory}, {"shape", &shape, NULL},
                                  {NULL, NULL, NULL}};
     status = bl_cli_parse(argc, argv, first, flags, &line);
     if (status != BL_CLI_OK)
         return status;
     if (line.help) {
         fputs(usage, stdout);
+    } else if (shape && (line.n_arguments || line.options.model.data || !memory)) {
+        status = bl_cli_usage("--shape goes with --memory, in place of a file");
+    } else if (shape) {
+        status = show_shape(&line, shape);
     } else if (line.n_arguments > 1) {
         status = bl_cli_usage("info takes one file, but got %d", line.n_arguments);
     } else if (line.n_arguments == 1) {

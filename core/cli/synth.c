@@ -15,6 +15,7 @@
 
 #include "base/rng.h"
 #include "file/gguf.h"
+#include "model/shapes.h"
 #include "quant/quant.h"
 
 #define PANEL 262144 /* weights made between two polls: about 1 ms */
@@ -47,6 +48,7 @@ typedef struct synth {
     const shape *shape;
     const char *architecture;
     uint32_t context_length;
+    const bl_shape *shape;
     int32_t type, embd_type;
     uint64_t seed;
     bl_alloc alloc;
@@ -209,6 +211,8 @@ static void write_keys(synth *s) {
     char name[96], k[80];
     bl_gguf_writer *w = s->writer;
     const shape *h = s->shape;
+    const bl_shape *h = s->shape;
+    const char *arch = h->experts ? "qwen3moe" : "bitnet-b1.58";
     const char *type = bl_tensor_type_find(s->type)->name, *embd = bl_tensor_type_find(s->embd_type)->name;
     static const struct {
         int32_t type;
@@ -304,7 +308,7 @@ static const struct {
     {"ffn_down_exps", FILL_TRITS, 'h', 'f', 'e', 1},
 };
 
-static uint64_t dimension(const shape *h, int which) {
+static uint64_t dimension(const bl_shape *h, int which) {
     switch (which) {
     case 'h':
         return h->hidden;
@@ -321,23 +325,23 @@ static uint64_t dimension(const shape *h, int which) {
     }
 }
 
-static int belongs(const shape *h, size_t i) {
+static int belongs(const bl_shape *h, size_t i) {
     return layer_tensors[i].of == 0 || layer_tensors[i].of == (h->experts ? 'e' : 'd');
 }
 
-static uint64_t tensors_a_layer(const shape *h) {
+static uint64_t tensors_a_layer(const bl_shape *h) {
     uint64_t n = 0;
     for (size_t i = 0; i < BL_COUNT(layer_tensors); i++)
         n += (uint64_t)belongs(h, i);
     return n;
 }
 
-static uint64_t n_tensors(const shape *h) {
+static uint64_t n_tensors(const bl_shape *h) {
     return 2 + h->layers * tensors_a_layer(h);
 }
 
 static tensor tensor_at(const synth *s, uint64_t i) {
-    const shape *h = s->shape;
+    const bl_shape *h = s->shape;
     tensor t = {"token_embd.weight", s->embd_type, FILL_EMBED, h->vocab, h->hidden, 1};
     if (i == 1)
         t = (tensor){"output_norm.weight", BL_TYPE_F32, FILL_NORM, 1, h->hidden, 1};
@@ -472,6 +476,10 @@ bitlm_status bl_synth(const bl_synth_spec *spec, const char *path, const bl_allo
     if (s.shape == NULL)
         return bl_error(error, BITLM_ARG, "the shape '%s' is unknown; there are %s",
                         bl_show(shown, sizeof shown, spec->shape, strlen(spec->shape)), bl_synth_shapes());
+    s.shape = bl_shape_named(shape_name);
+    if (s.shape == NULL)
+        return bl_error(error, BITLM_ARG, "the shape '%s' is unknown; there are %s",
+                        bl_show(shown, sizeof shown, shape_name, strlen(shape_name)), bl_shape_names());
     if (s.type < 0)
         s.type = s.shape->experts ? BL_TYPE_TQ2_0 : BL_TYPE_I2_S;
     if (s.shape->experts && s.type == BL_TYPE_I2_S)

@@ -49,21 +49,16 @@ bitlm_status bitlm_memory(bitlm_model *model, const bitlm_options *options, bitl
     return BITLM_OK;
 }
 
-bitlm_status bitlm_memory_json(bitlm_model *model, const bitlm_options *options, char *json, size_t capacity,
-                               bitlm_error *error) {
-    bitlm_memory_parts p = {.size = sizeof p};
-    bitlm_status status = bitlm_memory(model, options, &p, error);
-    if (status)
-        return status;
+bitlm_status bl_memory_write_json(const bitlm_memory_parts *p, char *json, size_t capacity, bitlm_error *error) {
     const struct {
         const char *name;
         uint64_t value;
     } rows[] = {
-        {"n_parameters", p.n_parameters}, {"float_bytes", p.float_bytes},         {"layer_bytes", p.layer_bytes},
-        {"low_bit_bytes", p.low_bit_bytes}, {"embedding_bytes", p.embedding_bytes}, {"head_bytes", p.head_bytes},
-        {"norm_bytes", p.norm_bytes},     {"file_bytes", p.file_bytes},           {"n_ctx", (uint64_t)p.n_ctx},
-        {"kv_positions", p.kv_positions}, {"kv_bytes", p.kv_bytes},               {"scratch_bytes", p.scratch_bytes},
-        {"total_bytes", p.total_bytes},
+        {"n_parameters", p->n_parameters}, {"float_bytes", p->float_bytes},         {"layer_bytes", p->layer_bytes},
+        {"low_bit_bytes", p->low_bit_bytes}, {"embedding_bytes", p->embedding_bytes}, {"head_bytes", p->head_bytes},
+        {"norm_bytes", p->norm_bytes},     {"file_bytes", p->file_bytes},           {"n_ctx", (uint64_t)p->n_ctx},
+        {"kv_positions", p->kv_positions}, {"kv_bytes", p->kv_bytes},               {"scratch_bytes", p->scratch_bytes},
+        {"total_bytes", p->total_bytes},
     };
     size_t used = 0;
     for (size_t i = 0; i < BL_COUNT(rows) && used < capacity; i++)
@@ -71,4 +66,11 @@ bitlm_status bitlm_memory_json(bitlm_model *model, const bitlm_options *options,
                                  rows[i].value, i + 1 == BL_COUNT(rows) ? "}" : "");
     return used < capacity ? BITLM_OK
                            : bl_error(error, BITLM_LIMIT, "the JSON text of bitlm_memory does not fit %zu bytes", capacity);
+}
+
+bitlm_status bitlm_memory_json(bitlm_model *model, const bitlm_options *options, char *json, size_t capacity,
+                               bitlm_error *error) {
+    bitlm_memory_parts p = {.size = sizeof p};
+    bitlm_status status = bitlm_memory(model, options, &p, error);
+    return status ? status : bl_memory_write_json(&p, json, capacity, error);
 }

@@ -113,5 +113,7 @@ void bl_row_accept(const bitlm_session *s, bl_row *row, int32_t token);
 /* session.c: n_ctx, kv_positions, kv_bytes and scratch_bytes of a session that the options ask for. */
 bitlm_status bl_session_measure(const bitlm_model *model, const bitlm_options *options, bitlm_memory_parts *parts,
                                 bitlm_error *error);
+/* memory.c: the parts as a JSON object. */
+bitlm_status bl_memory_write_json(const bitlm_memory_parts *parts, char *json, size_t capacity, bitlm_error *error);
 
 #endif

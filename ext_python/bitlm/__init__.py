@@ -30,6 +30,7 @@ from ._bitlm import (
 from .index import Index, topk, topk_many
 from .model import Model, Piece, Stream, memory
 from .sqlite import load_sqlite, register, sqlite_path
+from .vectors import dequantize_vector, quantize_error, quantize_vector
 
 __all__ = [
     "NUMERICS",
@@ -46,11 +47,14 @@ __all__ = [
     "convert",
     "cosine",
     "dequantize",
+    "dequantize_vector",
     "hamming",
     "load_sqlite",
     "memory",
     "pack",
     "quantize",
+    "quantize_error",
+    "quantize_vector",
     "register",
     "similarity",
     "sqlite_path",

@@ -201,6 +201,53 @@ def test_a_replaced_file_does_not_disturb(tiny, tiny_path, tmp_path):
     assert generate(tiny, OPTIONS.replace("tiny", "copy")) == want
 
 
+def shape(db, what, options="{}"):
+    return json.loads(one(db, "SELECT bitlm_memory(?, ?)", what if isinstance(what, str) else json.dumps(what), options))
+
+
+@pytest.mark.parametrize("what, expected", [
+    ({"rows": 10000, "dims": 300}, {"float_bits": 96_000_000, "binary_bits": 3_000_000}),
+    ({"parameters": 7e9}, {"float_bytes": 28_000_000_000, "binary_bytes": 875_000_000}),
+    ({"parameters": 1_000_000_000}, {"float_bytes": 4_000_000_000, "binary_bytes": 125_000_000}),
+    ({"parameters": 11}, {"int8_bytes": 11, "int4_bytes": 6, "ternary_bytes": 3, "binary_bytes": 2}),
+])
+def test_memory_of_numbers(db, what, expected):
+    """What people write about 1-bit models."""
+    got = shape(db, what)
+    assert {k: got[k] for k in expected} == expected
+    if what == {"parameters": 7e9}:
+        assert round(got["float_bytes"] / 2 ** 30, 2) == 26.08 and round(got["binary_bytes"] / 2 ** 30, 3) == 0.815
+
+
+def test_memory_of_a_shape(tiny):
+    """The plan of a shape is that of a file of the shape, part by part; sizes by hand."""
+    options = '{"n_ctx":256,"kv_type":"int8","threads":2}'
+    file = json.loads(one(tiny, "SELECT bitlm_memory(?)", options[:-1] + ',"model":"tiny"}'))
+    plan = shape(tiny, "tiny", options)
+    for part in ("n_parameters", "layer_bytes", "low_bit_bytes", "embedding_bytes", "head_bytes", "norm_bytes", "n_ctx",
+                 "kv_positions", "kv_bytes", "scratch_bytes"):
+        assert plan[part] == file[part], part
+    assert plan["file_bytes"] < file["file_bytes"] < plan["file_bytes"] + 100_000  # its vocabulary and keys
+    big = shape(tiny, {"shape": "7b", "tied": False, "sub_norms": False, "type": "q8_0", "embedding_type": "f32"})
+    assert big["layer_bytes"] == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 11008) // 32 * 34
+    assert big["head_bytes"] == big["embedding_bytes"] == 4 * 4096 * 32000
+    assert big["norm_bytes"] == 4 * 4096 * (2 * 32 + 1) and big["low_bit_bytes"] == 0
+    assert big["total_bytes"] == big["file_bytes"] + big["kv_bytes"] + big["scratch_bytes"]
+
+
+@pytest.mark.parametrize("what, words", [
+    ("8b", "is no shape"), ("[1]", "is no shape"), ({"hidden": 0}, "hidden of a shape must be a whole number"),
+    ({"hidden": 1.5}, "whole number"), ({"colour": 1}, "a shape has no 'colour'"), ({"hidden": 64}, "a shape needs"),
+    ({"parameters": 1e300}, "whole number"), ({"rows": 2 ** 53, "dims": 2 ** 20}, "more than 2^53"), ({"rows": 5}, "rows and dims"),
+    ({"parameters": 5, "hidden": 3}, "parameters alone"), ({"shape": "tiny", "type": "q9"}, "tensor type"),
+    ({"shape": "tiny", "tied": 1}, "true or false"), ({"shape": "tiny", "hidden": 200, "heads": 4}, "do not fit I2_S"),
+    ({"shape": "tiny", "heads": 3}, "a shape needs"), ("moe-tiny", "experts"),
+])
+def test_memory_refuses(db, what, words):
+    with pytest.raises(sqlite3.Error, match=words.replace("^", "\\^")):
+        shape(db, what)
+
+
 def test_memory(tiny):
     parts = json.loads(one(tiny, "SELECT bitlm_memory()"))
     assert parts["kv_bytes"] == 2 * 6 * 512 * 256 * 2 and parts["n_ctx"] == 512
