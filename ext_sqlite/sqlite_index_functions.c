@@ -16,6 +16,10 @@
 #include "search/codes.h"
 
 #define POLL_BYTES 4000000u
+#define PIECES_LEAST_ROWS 1024u
+#define PIECES_MOST_BYTES 0x40000000u /* of codes that are laid side by side */
+#define FEW_PAIRS ((size_t)1 << 18)
+#define MOST_PAIRS ((size_t)1 << 24)
 
 /* ---- finding a table --------------------------------------------------------------------- */
 
@@ -166,6 +170,10 @@ typedef struct function_cursor {
     int64_t j, found; /* found: -1 before row i was compared */
     uint32_t *rows, *distances; /* (room) each, one block of memory */
     uint64_t version, distance, unpolled;
+    /* the same where all pairs were found at once: pair `pair` of n_pairs, rows by their place in ids */
+    int64_t *ids, *pair_a, *pair_b;
+    uint32_t *pair_distances;
+    size_t n_pairs, pair;
 } function_cursor;
 
 static int function_connect(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **result,
@@ -243,8 +251,21 @@ static int function_open(sqlite3_vtab *base, sqlite3_vtab_cursor **result)
     return SQLITE_OK;
 }
 
+static void free_pairs(function_cursor *cursor)
+{
+    sqlite3_free(cursor->pair_a);
+    sqlite3_free(cursor->pair_b);
+    sqlite3_free(cursor->pair_distances);
+    cursor->pair_a = cursor->pair_b = NULL;
+    cursor->pair_distances = NULL;
+    cursor->n_pairs = cursor->pair = 0;
+}
+
 static void function_clear(function_cursor *cursor)
 {
+    free_pairs(cursor);
+    sqlite3_free(cursor->ids);
+    cursor->ids = NULL;
     bls_image_release(cursor->a);
     bls_image_release(cursor->b);
     sqlite3_free(cursor->hits);
@@ -315,12 +336,92 @@ static bitlm_status knn_start(function_cursor *cursor, sqlite3_value **argv, int
     return BITLM_OK;
 }
 
+/* Copies all codes and rowids, in order of rowid. */
+static int lay_side_by_side(function_cursor *cursor, uint8_t *codes, int64_t *ids, size_t n)
+{
+    bls_store *store = cursor->u.table->store;
+    size_t bytes = cursor->u.table->bits / 8, at = 0, block;
+    bls_image *image;
+    uint32_t i;
+    int rc, pinned;
+
+    for (block = 0; block < bls_store_blocks(store); block++) {
+        rc = bls_store_peek(store, block, &image, &pinned);
+        if (rc != SQLITE_OK)
+            return rc;
+        if (!image)
+            continue;
+        if (image->n > n - at) {
+            rc = SQLITE_CORRUPT_VTAB;
+        } else {
+            memcpy(codes + at * bytes, image->codes, image->n * bytes);
+            for (i = 0; i < image->n; i++)
+                ids[at++] = bls_image_rowid(image, i);
+        }
+        if (pinned)
+            bls_image_release(image);
+        if (rc == SQLITE_OK && bls_poll(cursor->call.state))
+            rc = SQLITE_INTERRUPT;
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    return at == n ? SQLITE_OK : SQLITE_CORRUPT_VTAB;
+}
+
+/* Finds all pairs at once by pieces of the codes (core/search/pairs.c), where that compares far fewer: distances that are small
+ * beside the bits.  Leaves cursor->ids NULL where it does not, or there are too many pairs or too little memory for it: then
+ * pairs_on compares all, a row at a time. */
+static bitlm_status pairs_by_pieces(function_cursor *cursor, int *rc)
+{
+    bls_call *call = &cursor->call;
+    bls_store *store = cursor->u.table->store;
+    size_t bytes = cursor->u.table->bits / 8, n = (size_t)bls_store_rows(store), room;
+    bitlm_status status = BITLM_LIMIT;
+    uint8_t *codes = NULL;
+    bitlm_host host;
+
+    if (n < PIECES_LEAST_ROWS || n > PIECES_MOST_BYTES / bytes)
+        return BITLM_OK;
+    bls_host(call->state, &host);
+    codes = sqlite3_malloc64(n * bytes);
+    cursor->ids = sqlite3_malloc64(n * sizeof *cursor->ids);
+    if (codes && cursor->ids) {
+        *rc = lay_side_by_side(cursor, codes, cursor->ids, n);
+        if (*rc == SQLITE_OK && bl_pairs_pay(codes, n, bytes, cursor->most, &host)) {
+            for (room = FEW_PAIRS; status == BITLM_LIMIT && room <= MOST_PAIRS; room *= 8) {
+                free_pairs(cursor);
+                cursor->pair_a = sqlite3_malloc64(room * sizeof *cursor->pair_a);
+                cursor->pair_b = sqlite3_malloc64(room * sizeof *cursor->pair_b);
+                cursor->pair_distances = sqlite3_malloc64(room * sizeof *cursor->pair_distances);
+                if (!cursor->pair_a || !cursor->pair_b || !cursor->pair_distances)
+                    break;
+                bls_enter(call->state);
+                status = bitlm_codes_pairs(codes, n, bytes, cursor->most, &host, cursor->pair_a, cursor->pair_b, cursor->pair_distances,
+                                           room, &cursor->n_pairs, &call->error);
+                bls_leave(call->state);
+            }
+        }
+    }
+    sqlite3_free(codes);
+    if (status != BITLM_OK) {
+        free_pairs(cursor);
+        sqlite3_free(cursor->ids);
+        cursor->ids = NULL;
+    }
+    return status == BITLM_LIMIT ? BITLM_OK : status;
+}
+
 /* Blocks are in order of rowid, so every pair comes once with a < b. */
 static int pairs_on(function_cursor *cursor)
 {
     bls_store *store = cursor->u.table->store;
     size_t bytes = cursor->u.table->bits / 8;
     int rc;
+
+    if (cursor->ids) {
+        cursor->at_end = cursor->pair >= cursor->n_pairs;
+        return SQLITE_OK;
+    }
 
     if (cursor->version != bls_store_version(store)) { /* written meanwhile: what is left is not defined */
         cursor->at_end = 1;
@@ -411,7 +512,9 @@ static int function_filter(sqlite3_vtab_cursor *base, int number, const char *st
             cursor->block_a = 0;
             cursor->version = bls_store_version(cursor->u.table->store);
             cursor->at_end = 0;
-            rc = pairs_on(cursor);
+            status = pairs_by_pieces(cursor, &rc);
+            if (status == BITLM_OK && rc == SQLITE_OK)
+                rc = pairs_on(cursor);
         }
     }
     if (status == BITLM_OK && rc != SQLITE_OK && cursor->u.table && bls_store_message(cursor->u.table->store)[0]) {
@@ -429,8 +532,10 @@ static int function_next(sqlite3_vtab_cursor *base)
     function_cursor *cursor = (function_cursor *)base;
 
     cursor->n++;
-    if (!((function_table *)base->pVtab)->is_knn)
+    if (!((function_table *)base->pVtab)->is_knn) {
+        cursor->pair++;
         return pairs_on(cursor);
+    }
     cursor->at++;
     knn_settle(cursor);
     return SQLITE_OK;
@@ -458,6 +563,10 @@ static int function_column(sqlite3_vtab_cursor *base, sqlite3_context *context, 
             sqlite3_result_int64(context, column == 0   ? (sqlite3_int64)cursor->query
                                           : column == 1 ? hit->rowid
                                                         : (sqlite3_int64)hit->distance);
+    } else if (column < 3 && cursor->ids) {
+        sqlite3_result_int64(context, column == 0   ? cursor->ids[cursor->pair_a[cursor->pair]]
+                                      : column == 1 ? cursor->ids[cursor->pair_b[cursor->pair]]
+                                                    : (sqlite3_int64)cursor->pair_distances[cursor->pair]);
     } else if (column < 3) {
         sqlite3_result_int64(context, column == 0   ? bls_image_rowid(cursor->a, cursor->i)
                                       : column == 1 ? bls_image_rowid(cursor->b, cursor->row_b)

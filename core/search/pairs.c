@@ -5,10 +5,11 @@
  * is reported by the first.  A sample tells beforehand how many comparisons that will take; where
  * pieces are so short that it is no gain, all rows are one group.
  *
- * Called through bitlm.h. */
+ * Called through bitlm.h; bl_pairs_pay by ext_sqlite. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "search/codes.h"
 #include "search/search.h"
 
 #define SAMPLE 2048u
@@ -167,11 +168,23 @@ static int pieces_pay(pairs *s) {
     return 1;
 }
 
-static bitlm_status find(pairs *s, bitlm_error *error) {
-    size_t bits = s->bytes * 8;
-    bitlm_status status = BITLM_OK;
+static int use_pieces(pairs *s) {
     s->n_pieces = (size_t)s->most + 1;
-    if (s->n_pieces * 8 > bits || s->n < 256 || !pieces_pay(s)) {
+    return s->n_pieces * 8 <= s->bytes * 8 && s->n >= 256 && pieces_pay(s);
+}
+
+int bl_pairs_pay(const uint8_t *codes, size_t n, size_t bytes, uint32_t distance, const bitlm_host *host) {
+    bl_alloc alloc = bl_alloc_from_host(host);
+    pairs s = {.codes = codes, .n = n, .bytes = bytes, .most = BL_MIN(distance, (uint32_t)(bytes * 8))};
+    s.spare = bl_calloc(&alloc, SAMPLE, sizeof *s.spare);
+    int pay = s.spare && use_pieces(&s);
+    bl_free(&alloc, s.spare);
+    return pay;
+}
+
+static bitlm_status find(pairs *s, bitlm_error *error) {
+    bitlm_status status = BITLM_OK;
+    if (!use_pieces(s)) {
         for (size_t i = 0; i < s->n; i++)
             s->keys[i].row = (uint32_t)i;
         return compare_group(s, s->keys, s->n, ALL_ROWS, error);

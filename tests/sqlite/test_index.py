@@ -304,6 +304,32 @@ def test_duplicates(filled):
         assert sorted(db.execute("SELECT a, b, distance FROM bitlm_duplicates('v', ?)", (most,))) == expected
 
 
+def test_duplicates_by_pieces_are_those_of_all_comparisons(db):
+    """Distances small beside the bits take another way; both find the same pairs, in order."""
+    rng = random.Random(8)
+    print("seed 8")
+    db.execute("CREATE VIRTUAL TABLE v USING bitlm_index(bits=384)")
+    codes = {}
+    db.execute("BEGIN")
+    for rowid in range(1, 1501):
+        code = rng.getrandbits(384)
+        if rng.random() < 0.3 and codes:  # near one that is there
+            code = rng.choice(list(codes.values()))
+            for _ in range(rng.randrange(30)):
+                code ^= 1 << rng.randrange(384)
+        codes[3 * rowid] = code
+        db.execute("INSERT INTO v(rowid, code) VALUES (?, ?)", (3 * rowid, code.to_bytes(48, "big")))
+    rows = list(codes.items())
+    near = sorted((a, b, bin(x ^ y).count("1")) for i, (a, x) in enumerate(rows) for b, y in rows[i + 1:] if bin(x ^ y).count("1") <= 60)
+    for most in (0, 1, 12, 47, 60):  # in the transaction: drafts count too
+        got = db.execute("SELECT a, b, distance FROM bitlm_duplicates('v', ?)", (most,)).fetchall()
+        assert sorted(got) == [p for p in near if p[2] <= most]
+    db.execute("COMMIT")
+    assert len(near) > 200
+    got = db.execute("SELECT a, b, distance FROM bitlm_duplicates('v', 12)").fetchall()
+    assert got == [p for p in near if p[2] <= 12]
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     ("", "bits is missing"),
     ("bits=12", "multiple of 8 from 8 to 16384"),
