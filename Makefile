@@ -52,7 +52,8 @@ pg:
 	@.ci/pg.sh
 
 demo-pg: pg
-	@tests/postgres/cluster.sh tests/demo/demo-pg.sh
+	@BITLM_PG_OPTIONS="$$(printf "shared_preload_libraries = 'bitlm'\nbitlm.worker_databases = 'postgres'")" \
+		tests/postgres/cluster.sh tests/demo/demo-pg.sh
 
 demo: deps
 	@$(MAKE) --no-print-directory all

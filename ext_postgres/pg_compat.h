@@ -50,6 +50,12 @@
 #define BLPG_LOCATOR(relation) (&(relation)->rd_node)
 #endif
 
+/* 14: what pgstat.h declared moved to headers of its own. */
+#if PG_VERSION_NUM >= 140000
+#include "utils/backend_status.h"
+#include "utils/wait_event.h"
+#endif
+
 /* 14: hooks of utility statements learnt whether the tree must be copied first. */
 #if PG_VERSION_NUM >= 140000
 #define BLPG_READ_ONLY_TREE bool readOnlyTree,

@@ -294,6 +294,10 @@ load_table(work *w)
 								 parameter, column->atttypid);
 	}
 	w->types[w->key.n] = TupleDescAttr(RelationGetDescr(w->table), w->code - 1)->atttypid;
+	/* bitlm_watch has looked, but the owner may have made another trigger since. */
+	if (w->types[w->key.n] != BITOID && w->types[w->key.n] != VARBITOID)
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH), errmsg("column %s of table %s does not have type bit", code,
+																   RelationGetRelationName(w->table))));
 	blpg_act_as_owner(w->owner, &saved);
 	w->read = prepare(w, psprintf("SELECT %s::pg_catalog.text FROM %s%s", body, name, where.data));
 	w->lock = prepare(w, psprintf("SELECT %s::pg_catalog.text, %s FROM %s%s FOR NO KEY UPDATE SKIP LOCKED", body, code, name,

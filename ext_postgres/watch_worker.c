@@ -35,7 +35,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/ps_status.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -255,6 +254,7 @@ work_round(MemoryContext memory)
 				nap = worker_naptime,
 				done;
 
+	CHECK_FOR_INTERRUPTS();
 	pgstat_report_activity(STATE_RUNNING, "bitlm: looking for changed rows");
 	begin_transaction();
 	round.schema = blpg_extension_schema();
@@ -313,6 +313,7 @@ void
 blpg_worker_main(Datum argument)
 {
 	MemoryContext memory;
+	TimestampTz held;
 	int			nap;
 
 	my_slot = &state->slots[DatumGetInt32(argument)];
@@ -331,13 +332,15 @@ blpg_worker_main(Datum argument)
 	my_slot->process = MyProc;
 	my_slot->connected = true;
 	my_slot->pid = MyProcPid;
+	held = my_slot->held_until;
 	SpinLockRelease(&state->lock);
 	before_shmem_exit(leave_slot, (Datum) 0);
+	if (held > GetCurrentTimestamp())	/* who wants the database for itself has not seen us */
+		proc_exit(1);
 	memory = AllocSetContextCreate(TopMemoryContext, "bitlm worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(memory);
 	for (;;)
 	{
-		CHECK_FOR_INTERRUPTS();
 		ResetLatch(MyLatch);
 		if (ConfigReloadPending)
 		{

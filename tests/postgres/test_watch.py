@@ -343,6 +343,21 @@ def test_hostile_owner(db, mallory):
     assert db.one("SHOW search_path") == '"$user", public' and db.one("SELECT current_user") == "bitlm"
 
 
+def test_forged_trigger(db, mallory):
+    """The columns come from a trigger, which the owner can replace: by one that names a column of another type."""
+    mallory.rows("ALTER TABLE mine ADD n int DEFAULT 12345678; SELECT bitlm_watch('mine', 'body', 'code')")
+    for condition in ("NEW.body IS NOT NULL OR NEW.n IS NOT NULL", "NEW.n IS NOT NULL OR NEW.body IS NOT NULL", "NEW.body IS NOT NULL",
+                      "NEW.body IS NOT NULL OR NEW.code IS NULL", "NEW.* IS NOT NULL OR NEW.code IS NOT NULL", "true OR false"):
+        mallory.rows(f"DROP TRIGGER bitlm_watch_insert ON mine; CREATE TRIGGER bitlm_watch_insert AFTER INSERT ON mine FOR EACH ROW "
+                     f"WHEN ({condition}) EXECUTE FUNCTION bitlm_watch_changed()")
+        assert db.one("SELECT bitlm_watch_run(relation => 'mallory.mine')") == 0, condition
+        assert mallory.one("SELECT last_error FROM bitlm_watch_status"), condition
+    mallory.rows("DROP TRIGGER bitlm_watch_insert ON mine; CREATE TRIGGER bitlm_watch_insert AFTER INSERT ON mine FOR EACH ROW "
+                 "WHEN (NEW.n IS NOT NULL OR NEW.code IS NOT NULL) EXECUTE FUNCTION bitlm_watch_changed()")
+    assert db.one("SELECT bitlm_watch_run(relation => 'mallory.mine')") == 3
+    assert db.one("SELECT count(*) FROM mallory.mine WHERE code = bitlm_embed(n::text)") == 3
+
+
 def test_forced_row_security(db, mallory):
     mallory.rows("ALTER TABLE mine ENABLE ROW LEVEL SECURITY; ALTER TABLE mine FORCE ROW LEVEL SECURITY; SELECT bitlm_watch('mine', 'body', 'code')")
     assert mallory.one("SELECT count(*) FROM mine") == 0
