@@ -165,7 +165,8 @@ def bench_pgvector():
     with open(path, encoding="ascii") as file:
         db.copy_expert("COPY codes FROM STDIN", file)
     path.unlink()
-    db.execute(f"CREATE TABLE more AS SELECT * FROM codes WHERE id >= {n}; DELETE FROM codes WHERE id >= {n}; VACUUM ANALYZE codes")
+    db.execute(f"CREATE TABLE more AS SELECT * FROM codes WHERE id >= {n}; DELETE FROM codes WHERE id >= {n}")
+    db.execute("VACUUM ANALYZE codes")
     queries = [line.split("\t")[1].strip() for line in clustered(rng, QUERIES * 4, centers)]
     wanted = {query: distances(db, "bit_count(code # %s::bit(384))", query) for query in queries}
     print(f"{n:,} codes in {len(centers):,} clusters, pgvector {version[0]}, one process builds and asks")
@@ -187,7 +188,8 @@ def bench_pgvector():
         rate = n // 20 / timed(db, "INSERT INTO codes SELECT * FROM more")[0]
         db.execute("ROLLBACK")
         print(f"{name}: built in {took:.2f} s ({n / took:,.0f} rows/s), {size / 2**20:.0f} MB, inserts {rate:,.0f} rows/s")
-        db.execute("DROP INDEX other_code; VACUUM codes")
+        db.execute("DROP INDEX other_code")
+        db.execute("VACUUM codes")
 
     report("bitlm", "CREATE INDEX other_code ON codes USING bitlm (code)", "code <^> %s::bit(384)", ["SET enable_sort = on"])
     report("pgvector HNSW", "CREATE INDEX other_code ON codes USING hnsw (code bit_hamming_ops)", "code <~> %s::bit(384)",
