@@ -20,32 +20,10 @@
 
 #define PANEL 262144 /* weights made between two polls: about 1 ms */
 
-typedef struct shape {
-    const char *name;
-    uint32_t hidden, layers, heads, kv_heads, ffn, vocab, context;
-    float theta;
-    uint32_t experts, used; /* 0: a dense model */
-} shape;
-
-static const shape shapes[] = {
-    {"tiny", 256, 2, 4, 2, 768, 512, 512, 10000.0f, 0, 0},
-    {"mini-2b4t", 768, 2, 6, 2, 1280, 512, 1024, 500000.0f, 0, 0},
-    {"100m", 768, 12, 12, 12, 2048, 32000, 2048, 10000.0f, 0, 0},
-    {"700m", 1536, 24, 16, 16, 4096, 32002, 2048, 10000.0f, 0, 0},
-    {"bitnet-2b4t", 2560, 30, 20, 5, 6912, 128256, 4096, 500000.0f, 0, 0},
-    {"7b", 4096, 32, 32, 8, 11008, 32000, 4096, 10000.0f, 0, 0},
-    {"moe-tiny", 256, 2, 4, 2, 256, 512, 512, 10000.0f, 8, 2},
-};
-
-const char *bl_synth_shapes(void) {
-    return "tiny, mini-2b4t, 100m, 700m, bitnet-2b4t, 7b, moe-tiny";
-}
-
 /* 3^8: eight trits are looked up at once, 16 random bits choosing among them. */
 #define EIGHTS 6561
 
 typedef struct synth {
-    const shape *shape;
     const char *architecture;
     uint32_t context_length;
     const bl_shape *shape;
@@ -210,9 +188,7 @@ static const char *key(const synth *s, const char *suffix, char out[80]) {
 static void write_keys(synth *s) {
     char name[96], k[80];
     bl_gguf_writer *w = s->writer;
-    const shape *h = s->shape;
     const bl_shape *h = s->shape;
-    const char *arch = h->experts ? "qwen3moe" : "bitnet-b1.58";
     const char *type = bl_tensor_type_find(s->type)->name, *embd = bl_tensor_type_find(s->embd_type)->name;
     static const struct {
         int32_t type;
@@ -470,16 +446,10 @@ bitlm_status bl_synth(const bl_synth_spec *spec, const char *path, const bl_allo
         status = check_type(s.embd_type, "the embedding's", error);
     if (status != BITLM_OK)
         return status;
-    for (size_t i = 0; i < BL_COUNT(shapes); i++)
-        if (strcmp(shapes[i].name, spec->shape) == 0)
-            s.shape = &shapes[i];
+    s.shape = bl_shape_named(spec->shape);
     if (s.shape == NULL)
         return bl_error(error, BITLM_ARG, "the shape '%s' is unknown; there are %s",
-                        bl_show(shown, sizeof shown, spec->shape, strlen(spec->shape)), bl_synth_shapes());
-    s.shape = bl_shape_named(shape_name);
-    if (s.shape == NULL)
-        return bl_error(error, BITLM_ARG, "the shape '%s' is unknown; there are %s",
-                        bl_show(shown, sizeof shown, shape_name, strlen(shape_name)), bl_shape_names());
+                        bl_show(shown, sizeof shown, spec->shape, strlen(spec->shape)), bl_shape_names());
     if (s.type < 0)
         s.type = s.shape->experts ? BL_TYPE_TQ2_0 : BL_TYPE_I2_S;
     if (s.shape->experts && s.type == BL_TYPE_I2_S)

@@ -7,7 +7,7 @@
 
 /* What is to be written. */
 typedef struct bl_synth_spec {
-    const char *shape;        /* one of bl_synth_shapes() */
+    const char *shape;        /* one of bl_shape_names() */
     int32_t type, embd_type;  /* BL_TYPE_* that bl_can_encode; below 0: I2_S (TQ2_0 for experts), F16 */
     uint64_t seed;
     uint32_t context;         /* tokens the file says it was made for; 0: the shape's */
@@ -19,15 +19,7 @@ typedef struct bl_synth_spec {
  * from 0 to 1.  Memory stays below 16 MiB.  ARG (unknown shape or architecture, type that is not
  * written), IO, NOMEM, CANCELED: then there is no file at `path` but the one that was there before. */
 bitlm_status bl_synth(const bl_synth_spec *spec, const char *path, const bl_alloc *alloc, bl_poll *poll,
-/* shape: one of bl_shape_names().  type, embd_type: BL_TYPE_* that bl_can_encode; embd_type < 0
- * is F16.  The bytes of the file depend on (shape, types, seed) alone, and the weights on
- * (shape, seed): every ternary type of linear layers holds the same trits and scales.
- * progress (may be NULL) gets fractions from 0 to 1.  Memory stays below 16 MiB.  ARG (unknown
- * shape, type that is not written), IO, NOMEM, CANCELED: then there is no file at `path`
- * but the one that was there before. */
-bitlm_status bl_synth(const char *shape, int32_t type, int32_t embd_type, uint64_t seed,
-                      const char *path, const bl_alloc *alloc, bl_poll *poll,
-                      void (*progress)(void *context, double fraction), void *context,
+                        void (*progress)(void *context, double fraction), void *context,
                       bitlm_error *error);
 
 #endif

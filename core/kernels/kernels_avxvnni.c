@@ -29,6 +29,7 @@ const bl_kernels YMM(bl_kernels) = {
     .mix_int = bl_mix_int_avx2,
     .ternary_i8 = YMM(bl_ternary_i8),
     .group_i8 = bl_group_i8_avx2,
+    .binary_rows = bl_binary_rows_avx2,
     .float_rows = bl_float_rows_avx2,
     .hamming = bl_hamming_avx2,
     .hamming_below = bl_hamming_below_avx2,

@@ -166,22 +166,16 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
     if (c->kernels->cpu == BL_CPU_REF)
         budget = l->kind == BL_LINEAR_FLOAT ? 1 << 19 : 1 << 21;
     int64_t rows = budget / (l->k * n_tok);
-    rows = rows / 16 * 16;
-    if (rows < 16)
-        rows = c->kernels->cpu == BL_CPU_REF ? 4 : 16;
+    rows = rows / unit * unit;
+    if (rows < unit)
+        rows = c->kernels->cpu == BL_CPU_REF ? 4 : unit;
     /* at least four tiles a thread, so that one slow thread does not hold up the rest; but a tile that
      * only reads is long, since what is fetched ahead at its end comes for another thread */
-    int64_t threads = bl_pool_threads(c->pool), share = l->n / (4 * threads) / 16 * 16;
+    int64_t threads = bl_pool_threads(c->pool), share = l->n / (4 * threads) / unit * unit;
     if (n_tok < 8) {
         int64_t read = FEW_TOKENS_TILE / BL_MAX(bl_row_bytes(l->type, l->k), 1);
         share = BL_MAX(share, (BL_MIN(read, l->n / threads) + 15) / 16 * 16);
     }
-    if (share >= 16 && rows > share)
-    rows = rows / unit * unit;
-    if (rows < unit)
-        rows = c->kernels->cpu == BL_CPU_REF ? 4 : unit;
-    /* at least four tiles a thread, so that one slow thread does not hold up the rest */
-    int64_t share = l->n / (4 * bl_pool_threads(c->pool)) / unit * unit;
     if (share >= unit && rows > share)
         rows = share;
     return BL_MIN(rows, l->n);

@@ -6,6 +6,7 @@
 
 static const bl_shape shapes[] = {
     {"tiny", 256, 2, 4, 2, 768, 512, 512, 10000.0f, 0, 0},
+    {"mini-2b4t", 768, 2, 6, 2, 1280, 512, 1024, 500000.0f, 0, 0},
     {"100m", 768, 12, 12, 12, 2048, 32000, 2048, 10000.0f, 0, 0},
     {"700m", 1536, 24, 16, 16, 4096, 32002, 2048, 10000.0f, 0, 0},
     {"bitnet-2b4t", 2560, 30, 20, 5, 6912, 128256, 4096, 500000.0f, 0, 0},
@@ -20,4 +21,4 @@ const bl_shape *bl_shape_named(const char *name) {
     return NULL;
 }
 
-const char *bl_shape_names(void) { return "tiny, 100m, 700m, bitnet-2b4t, 7b, moe-tiny"; }
+const char *bl_shape_names(void) { return "tiny, mini-2b4t, 100m, 700m, bitnet-2b4t, 7b, moe-tiny"; }

@@ -813,10 +813,10 @@ static int check_decoder(int32_t type) {
 
 /* Table number n for a case: this CPU's, and the AMX kernels over tiles in software where they run. */
 static const bl_kernels *table_for(size_t i, int n) {
-    const bl_kernels *table = bl_kernels_nth(n);
+    const bl_kernels *table = table_nth(n);
 #if defined(AMX_SOFTWARE)
     const bl_kernels *software = bl_kernels_amx_software();
-    if (table == NULL && bl_kernels_nth(n - 1) != NULL && strncmp(cases[i].name, "ternary_i8/", 11) == 0 &&
+    if (table == NULL && table_nth(n - 1) != NULL && strncmp(cases[i].name, "ternary_i8/", 11) == 0 &&
         (software->cpu & bl_cpu_detect()) == software->cpu) {
         return software;
     }
@@ -885,7 +885,6 @@ int main(int argc, char **argv) {
         }
         const bl_kernels *table;
         for (int n = 0; (table = table_for(i, n)) != NULL; n++) {
-        for (int n = 0; (table = table_nth(n)) != NULL; n++) {
             int same = golden(file, cases[i].name, hash_of(i, table));
             int equal = table == &bl_kernels_ref || compare(i, table);
             printf("%-28s %s, %d cases%s: ", cases[i].name, table->name, cases[i].count,
