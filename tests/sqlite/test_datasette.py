@@ -15,6 +15,8 @@ from conftest import EXTENSION, connect
 
 DATASETTE = shutil.which(os.environ.get("DATASETTE", "datasette"))
 pytestmark = pytest.mark.skipif(not DATASETTE, reason="datasette (PyPI) is not installed")
+INDEXED = ("SELECT distance, body FROM near JOIN notes ON notes.id = near.rowid "
+           "WHERE near.code MATCH bitlm_embed(:q) AND k = 2")  # as docs/SQL.md shows it
 SEARCH = "SELECT body FROM notes ORDER BY bitlm_hamming(code, bitlm_embed(:q)) LIMIT 1"
 
 
@@ -26,6 +28,8 @@ def notes(tmp_path):
     for body in ("The dentist moved my appointment to Friday.", "Fix the leaking tap in the kitchen.",
                  "The tax return is due at the end of May."):
         db.execute("INSERT INTO notes(body, code) VALUES(?, bitlm_embed(?))", (body, body))
+    db.execute("CREATE VIRTUAL TABLE near USING bitlm_index(bits=384)")
+    db.execute("INSERT INTO near(rowid, code) SELECT id, code FROM notes")
     db.close()
     return path
 
@@ -42,6 +46,15 @@ def test_search(notes):
     assert rows == [{"body": "The tax return is due at the end of May."}]
     page = get(notes, "", sql=SEARCH, q="plumbing")
     assert "Fix the leaking tap" in page and 'name="q"' in page
+
+
+def test_search_of_an_index(notes):
+    db = connect(notes)
+    wanted = db.execute(INDEXED, {"q": "plumbing"}).fetchall()
+    db.close()
+    assert wanted[0][1] == "Fix the leaking tap in the kitchen."
+    rows = json.loads(get(notes, ".json", sql=INDEXED, q="plumbing", _shape="array"))
+    assert [(row["distance"], row["body"]) for row in rows] == wanted
 
 
 def test_no_file_is_opened_and_time_is_limited(notes):
