@@ -13,7 +13,7 @@
 #include "model/model.h"
 #include "quant/quant.h"
 
-/* model_id reads the whole file: below this it is no trouble to do so unasked. */
+/* model_id reads the whole file that does not tell it: below this it is no trouble to do so unasked. */
 #define ID_UNASKED ((uint64_t)64 << 20)
 
 static const char usage[] =
@@ -24,7 +24,8 @@ static const char usage[] =
     "                        700m, bitnet-2b4t, 7b; JSON: {\"hidden\":2560,\"layers\":30,\"heads\":20,\"kv_heads\":5,\n"
     "                        \"ffn\":6912,\"vocab\":128256,\"type\":\"i2_s\"}, {\"parameters\":7e9} or {\"rows\":10000,\"dims\":300}\n"
     "  --n-ctx N  --kv-type f16|f32|int8|int4  --rows N  --threads N   of that session\n"
-    "  --verify              read everything: every weight finite, and the model_id\n"
+    "  --verify              read everything: every weight finite, and the model_id, which must be\n"
+    "                        what the file says of itself\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n";
 
 /* 3510720 as "3,510,720". */
@@ -201,6 +202,32 @@ static int verify_tensors(const bl_gguf *gguf) {
     return BL_CLI_OK;
 }
 
+/* Computes the id, whatever the file tells, and compares. */
+static int verify_id(bitlm_model *model) {
+    char told[BL_ID_KEY_BYTES + 1], found[BL_ID_KEY_BYTES + 1];
+    uint8_t stored[16], id[16];
+    bl_float_env env;
+    bl_poll poll;
+    bitlm_error error;
+    bitlm_host host;
+    if (!bl_model_stored_id(model, stored))
+        return BL_CLI_OK;
+    bl_cli_error_init(&error);
+    bl_cli_host(&host);
+    bl_float_enter(&env);
+    bl_poll_init(&poll, &host, &env, 0);
+    bitlm_status s = bl_model_hash(model, &poll, id, &error);
+    bl_float_leave(&env);
+    if (s != BITLM_OK)
+        return bl_cli_error(s, &error);
+    bl_model_id_text(model, stored, told);
+    bl_model_id_text(model, id, found);
+    if (memcmp(stored, id, sizeof id) != 0)
+        return bl_cli_fail("the file's key " BL_ID_KEY " says %.32s, but its content is %.32s: it was changed or damaged "
+                           "after it was written", told, found);
+    return BL_CLI_OK;
+}
+
 static int print_id(bitlm_model *model) {
     bitlm_error error;
     bitlm_host host;
@@ -280,7 +307,10 @@ static int show(const bl_cli_line *line, const char *name, int tensors, int veri
     print_model(model, &info);
     if (verify)
         status = verify_tensors(model->gguf);
-    if (status == BL_CLI_OK && (verify || info.file_bytes <= ID_UNASKED))
+    if (status == BL_CLI_OK && verify)
+        status = verify_id(model);
+    uint8_t id[16];
+    if (status == BL_CLI_OK && (verify || info.file_bytes <= ID_UNASKED || bl_model_stored_id(model, id)))
         status = print_id(model);
     if (status == BL_CLI_OK && memory) {
         status = print_memory(model, &line->options);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "model/model.h"
 #include "quant/quant.h"
 
 void bitlm_convert_options_init(bitlm_convert_options *options) {
@@ -56,7 +57,8 @@ static int role_of(const bl_tensor *t) {
 }
 
 static bitlm_status copy_keys(bl_plan *plan) {
-    static const char *const ours[] = {"general.alignment", "general.file_type", "general.quantization_version"};
+    static const char *const ours[] = {"general.alignment", "general.file_type", "general.quantization_version",
+                                      BL_ID_KEY};
     bitlm_status status = BITLM_OK;
     for (uint64_t i = 0; i < bl_gguf_n_keys(plan->gguf) && !status; i++) {
         int32_t type;
@@ -126,6 +128,21 @@ static bitlm_status write_file_type(bl_plan *plan) {
     return status ? status : bl_gguf_write_u32(plan->writer, "general.quantization_version", 2);
 }
 
+/* The file's own id, where bitlm can run the model: docs/FORMATS.md. */
+static bitlm_status write_id(bl_plan *plan) {
+    char path[PATH_MAX], text[BL_ID_KEY_BYTES + 1];
+    bitlm_error why = {.size = sizeof why};
+    bitlm_status status = bl_gguf_writer_path(plan->writer, path);
+    if (status)
+        return status;
+    status = bl_model_file_id(path, &plan->alloc, plan->poll, text, &why);
+    if (!status)
+        return bl_gguf_write_late(plan->writer, text);
+    if (status == BITLM_UNSUPPORTED || status == BITLM_FORMAT || status == BITLM_ARG || status == BITLM_IO)
+        return BITLM_OK; /* no model of ours, or nobody may read the file: then it tells no id */
+    return BL_PLAN_FAIL(plan, status, "%s", why.text);
+}
+
 /* ---- the call -------------------------------------------------------------------------------------------- */
 
 static bitlm_status open_gguf(bl_plan *plan, const char *path) {
@@ -174,7 +191,11 @@ static bitlm_status to_gguf(bl_plan *plan, const char *source, const char *outpu
     if (!status)
         status = write_file_type(plan);
     if (!status)
+        status = bl_gguf_reserve_string(plan->writer, BL_ID_KEY, BL_ID_KEY_BYTES);
+    if (!status)
         status = bl_plan_write(plan);
+    if (!status)
+        status = write_id(plan);
     if (status && plan->error->status == BITLM_OK) { /* the writer's own, which sticks: finish tells it */
         bitlm_status finished = bl_gguf_writer_finish(plan->writer, plan->error);
         plan->writer = NULL;

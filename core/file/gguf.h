@@ -94,9 +94,15 @@ bitlm_status bl_gguf_write_i32s(bl_gguf_writer *w, const char *key, const int32_
                                 uint64_t count);
 /* A value of any type, as bl_gguf_raw gives it. */
 bitlm_status bl_gguf_write_raw(bl_gguf_writer *w, const char *key, int32_t type, const void *value, uint64_t bytes);
+/* A text of `length` bytes that is not known before the data is: spaces, until bl_gguf_write_late.  One for a file. */
+bitlm_status bl_gguf_reserve_string(bl_gguf_writer *w, const char *key, size_t length);
 bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t type, int n_dims,
                                   const uint64_t *dims);
 bitlm_status bl_gguf_write_data(bl_gguf_writer *w, const void *data, size_t size);
+/* Behind the last tensor's data: a path (PATH_MAX bytes) under which this process reads what will be the file. */
+bitlm_status bl_gguf_writer_path(bl_gguf_writer *w, char *path);
+/* The reserved text, of the length that was said; after bl_gguf_writer_path. */
+bitlm_status bl_gguf_write_late(bl_gguf_writer *w, const char *text);
 /* Closes, syncs, renames; frees the writer in every case. */
 bitlm_status bl_gguf_writer_finish(bl_gguf_writer *w, bitlm_error *error);
 void bl_gguf_writer_abort(bl_gguf_writer *w);  /* NULL is ignored */

@@ -24,6 +24,7 @@
 typedef unsigned long long ull; /* for messages */
 
 #define BUFFER_BYTES ((size_t)1 << 18)
+#define HEADER_BYTES 24 /* in front of the keys */
 /* llama.cpp's GGML_MAX_NAME is 64 with the final NUL: longer names it cannot open. */
 #define WRITE_MAX_NAME 63
 
@@ -49,6 +50,7 @@ struct bl_gguf_writer {
     uint64_t current, written; /* tensor being filled, its bytes so far */
     uint8_t *buffer;
     size_t buffered;
+    size_t late, late_length;  /* the reserved text: place in keys (0: none) and bytes */
 };
 
 /* ---- bytes in memory ------------------------------------------------------- */
@@ -148,7 +150,7 @@ static bitlm_status put_padding(bl_gguf_writer *w, uint64_t behind) {
 
 static bitlm_status put_header(bl_gguf_writer *w) {
     bytes head = {0};
-    uint64_t size = 24 + (uint64_t)w->keys.used + w->infos.used;
+    uint64_t size = HEADER_BYTES + (uint64_t)w->keys.used + w->infos.used;
     bitlm_status status = append_integer(w, &head, BL_GGUF_MAGIC, 4);
     if (status == BITLM_OK)
         status = append_integer(w, &head, 3, 4);
@@ -320,6 +322,17 @@ bitlm_status bl_gguf_write_raw(bl_gguf_writer *w, const char *key, int32_t type,
     return status == BITLM_OK ? append(w, &w->keys, value, (size_t)size) : status;
 }
 
+bitlm_status bl_gguf_reserve_string(bl_gguf_writer *w, const char *key, size_t length) {
+    bitlm_status status = begin_key(w, key, BL_GGUF_STRING);
+    if (status == BITLM_OK)
+        status = append_integer(w, &w->keys, length, 8);
+    w->late = w->keys.used;
+    w->late_length = length;
+    for (size_t i = 0; status == BITLM_OK && i < length; i++)
+        status = append(w, &w->keys, " ", 1);
+    return status;
+}
+
 /* ---- tensors -------------------------------------------------------------------------- */
 
 bitlm_status bl_gguf_write_tensor(bl_gguf_writer *w, const char *name, int32_t type, int n_dims,
@@ -433,7 +446,8 @@ static bitlm_status publish(bl_gguf_writer *w) {
     return BITLM_OK;
 }
 
-bitlm_status bl_gguf_writer_finish(bl_gguf_writer *w, bitlm_error *error) {
+/* All tensors are there, and in the file. */
+static bitlm_status complete(bl_gguf_writer *w) {
     bitlm_status status = w->error.status;
     if (status == BITLM_OK)
         status = begin_data(w);
@@ -441,8 +455,38 @@ bitlm_status bl_gguf_writer_finish(bl_gguf_writer *w, bitlm_error *error) {
         status =
             bl_error(&w->error, BITLM_INTERNAL, "tensor %llu of %llu has %llu of its %llu bytes",
                      (ull)w->current, (ull)w->n_tensors, (ull)w->written, (ull)tensor_size(w, w->current));
-    if (status == BITLM_OK)
-        status = flush(w);
+    return status == BITLM_OK ? flush(w) : status;
+}
+
+bitlm_status bl_gguf_writer_path(bl_gguf_writer *w, char *path) {
+    bitlm_status status = complete(w);
+    if (w->named)
+        strcpy(path, w->temporary);
+    else
+        snprintf(path, PATH_MAX, "/proc/self/fd/%d", w->fd);
+    return status;
+}
+
+bitlm_status bl_gguf_write_late(bl_gguf_writer *w, const char *text) {
+    char shown[160];
+    size_t length = strlen(text), done = 0;
+    bitlm_status status = w->error.status;
+    if (status == BITLM_OK && (w->late == 0 || length != w->late_length))
+        status = bl_error(&w->error, BITLM_INTERNAL, "%zu bytes for a reserved text of %zu", length, w->late_length);
+    while (status == BITLM_OK && done < length) {
+        ssize_t n = pwrite(w->fd, text + done, length - done, (off_t)(HEADER_BYTES + w->late + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return bl_error_io(&w->error, errno, "cannot write '%s'",
+                               bl_show(shown, sizeof shown, w->path, strlen(w->path)));
+        done += (size_t)n;
+    }
+    return status;
+}
+
+bitlm_status bl_gguf_writer_finish(bl_gguf_writer *w, bitlm_error *error) {
+    bitlm_status status = complete(w);
     if (status == BITLM_OK)
         status = publish(w);
     if (status != BITLM_OK)

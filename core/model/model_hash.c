@@ -3,8 +3,12 @@
  * Ternary tensors enter as their codes in plain order (2 bits each) and their scales, so the same
  * weights in another packed layout keep their id; all other tensors enter as they stand.  Of the
  * metadata, the shape, the tokenizer and the chosen activation enter, names and descriptions do
- * not.  XXH3 (xxhash) names content; it does not guard against forgery.  Called by registry.c. */
+ * not.  XXH3 (xxhash) names content; it does not guard against forgery.  Called by registry.c.
+ *
+ * A converted file tells its id in a key (BL_ID_KEY), which does not enter the hash, so that nobody has to read the
+ * whole file for it: convert.c writes it, registry.c believes it, `bitlm info --verify` checks it. */
 #define XXH_INLINE_ALL
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -39,6 +43,11 @@ static void add_f32(hasher *h, float x) {
     add_u64(h, bits);
 }
 
+static void read_past(const hasher *h, const uint8_t *data, size_t n) {
+    if (h->m->passing)
+        bl_mapping_drop(&h->m->mapping, data, n);
+}
+
 /* Codes of one row, four in a byte. */
 static void add_codes(hasher *h, int32_t type, const uint8_t *row, int64_t k) {
     bl_unpack_codes(type, row, k, h->codes);
@@ -56,8 +65,11 @@ static bitlm_status add_ternary(hasher *h, const bl_tensor *t) {
     float last = 0.0f;
     for (int64_t r = 0; r < n; r++) {
         const uint8_t *row = t->data + r * row_bytes;
-        if (r % ROWS_PER_POLL == 0 && bl_poll_check(h->poll))
-            return h->poll->status;
+        if (r % ROWS_PER_POLL == 0 && r) {
+            if (bl_poll_check(h->poll))
+                return h->poll->status;
+            read_past(h, row - ROWS_PER_POLL * row_bytes, (size_t)(ROWS_PER_POLL * row_bytes));
+        }
         add_codes(h, t->type, row, k);
         for (int64_t b = 0; b < k / type->block && !tail; b++) {
             const uint8_t *d = row + (b + 1) * type->block_bytes - 2;
@@ -89,6 +101,7 @@ static bitlm_status add_raw(hasher *h, const bl_tensor *t) {
         if (bl_poll_check(h->poll))
             return h->poll->status;
         add_bytes(h, t->data + at, (size_t)BL_MIN(step, t->bytes - at));
+        read_past(h, t->data + at, (size_t)BL_MIN(step, t->bytes - at));
     }
     return BITLM_OK;
 }
@@ -183,5 +196,59 @@ bitlm_status bl_model_hash(const bitlm_model *m, bl_poll *poll, uint8_t id[16], 
         bl_poll_error(poll, error);
     }
     bl_free(&alloc, memory);
+    return status;
+}
+
+/* What stands behind the digits: numerics and activation, padded. */
+static void id_tail(const bitlm_model *m, char tail[BL_ID_KEY_BYTES - 32 + 1]) {
+    char words[BL_ID_KEY_BYTES - 32 + 1];
+    snprintf(words, sizeof words, " %d %s", BITLM_NUMERICS, m->activation == BITLM_ACT_RELU2 ? "relu2" : "silu");
+    snprintf(tail, BL_ID_KEY_BYTES - 32 + 1, "%-*s", BL_ID_KEY_BYTES - 32, words);
+}
+
+void bl_model_id_text(const bitlm_model *m, const uint8_t id[16], char text[BL_ID_KEY_BYTES + 1]) {
+    for (int i = 0; i < 16; i++)
+        snprintf(text + 2 * i, 3, "%02x", id[i]);
+    id_tail(m, text + 32);
+}
+
+static int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; }
+
+int bl_model_stored_id(const bitlm_model *m, uint8_t id[16]) {
+    char tail[BL_ID_KEY_BYTES - 32 + 1];
+    uint8_t read[16];
+    bitlm_text text;
+    if (bl_gguf_string(m->gguf, BL_ID_KEY, &text) != 1 || text.length != BL_ID_KEY_BYTES)
+        return 0;
+    for (int i = 0; i < 16; i++) {
+        int high = hex_digit(text.data[2 * i]), low = hex_digit(text.data[2 * i + 1]);
+        if (high < 0 || low < 0)
+            return 0;
+        read[i] = (uint8_t)(high << 4 | low);
+    }
+    id_tail(m, tail);
+    if (memcmp(text.data + 32, tail, BL_ID_KEY_BYTES - 32) != 0)
+        return 0;
+    memcpy(id, read, 16);
+    return 1;
+}
+
+bitlm_status bl_model_file_id(const char *path, const bl_alloc *alloc, bl_poll *poll, char text[BL_ID_KEY_BYTES + 1],
+                              bitlm_error *error) {
+    uint8_t id[16];
+    bitlm_model *m = bl_calloc(alloc, 1, sizeof *m);
+    if (!m)
+        return bl_error_nomem(error, sizeof *m, "the model");
+    m->alloc = *alloc;
+    m->passing = 1;
+    bitlm_status status = bl_mapping_open(path, strlen(path), BITLM_LOAD_MMAP, alloc, poll, &m->mapping, error);
+    if (!status)
+        status = bl_model_load(m, error);
+    if (!status)
+        status = bl_model_hash(m, poll, id, error);
+    if (!status)
+        bl_model_id_text(m, id, text);
+    bl_model_unload(m);
+    bl_free(alloc, m);
     return status;
 }

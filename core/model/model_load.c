@@ -314,7 +314,7 @@ bitlm_status bl_linear_set(const bitlm_model *m, const bl_tensor *t, int measuri
                         "of 128", t->name, (long long)l->k);
     float scale = 1.0f;
     int uniform = 0;
-    if (t->type == BL_TYPE_I2_S || (type->cls == BL_CLASS_TERNARY && m->per_token && !measuring))
+    if (t->type == BL_TYPE_I2_S || (type->cls == BL_CLASS_TERNARY && m->per_token && !measuring && !m->passing))
         uniform = uniform_scale(t, &scale);
     if (uniform) {
         if (!isfinite(scale))

@@ -212,10 +212,13 @@ bitlm_status bitlm_model_id(bitlm_model *model, const bitlm_host *host, uint8_t 
     pthread_mutex_unlock(&lock);
     if (known)
         return BITLM_OK;
-    bl_float_enter(&env);
-    bl_poll_init(&poll, host, &env, 0);
-    bitlm_status status = bl_model_hash(model, &poll, computed, error);
-    bl_float_leave(&env);
+    bitlm_status status = BITLM_OK;
+    if (!bl_model_stored_id(model, computed)) {
+        bl_float_enter(&env);
+        bl_poll_init(&poll, host, &env, 0);
+        status = bl_model_hash(model, &poll, computed, error);
+        bl_float_leave(&env);
+    }
     if (status)
         return status;
     pthread_mutex_lock(&lock);

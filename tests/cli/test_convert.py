@@ -415,6 +415,63 @@ def test_the_story_model_as_a_folder(tmp_path):
     assert said[0] == said[1]
 
 
+def info(path, *args):
+    """Exit status, the model_id that is printed (or None) and standard error."""
+    done = subprocess.run([BITLM, "info", *args, str(path)], capture_output=True, timeout=60)
+    ids = [line.split()[1] for line in done.stdout.decode().splitlines() if line.startswith("model_id")]
+    return done.returncode, ids[0] if ids else None, done.stderr.decode()
+
+
+@pytest.mark.parametrize("kind", ["i2_s", "tq1_0", "tq2_0", "q4_0", "f16"])
+def test_a_file_tells_its_id(folders, tmp_path, kind):
+    """The id in the file is the one of its content; without the key, or with one that does not fit, it is computed."""
+    convert("--type", kind, folders / "bitnet-packed", tmp_path / "a.gguf")
+    data = (tmp_path / "a.gguf").read_bytes()
+    at = data.index(b"bitlm.model_id") + len(b"bitlm.model_id") + 12
+    told, rest = data[at:at + 32].decode(), data[at + 32:at + 48]
+    assert rest.split() == [b"2", b"relu2"] or rest.split() == [b"2", b"silu"]
+    assert info(tmp_path / "a.gguf") == info(tmp_path / "a.gguf", "--verify") == (0, told, "")
+    bad = tmp_path / "bad.gguf"
+    for place, text in [(at, b"X"), (at, b"A"), (at + 33, b"1"), (at + 34, b"7"), (at + 35, b"x"), (at + 47, b".")]:
+        bad.write_bytes(data[:place] + text + data[place + 1:])
+        assert info(bad) == info(bad, "--verify") == (0, told, ""), (place, text)
+    other = "silu" if b"relu2" in rest else "relu2"
+    status, computed, err = info(tmp_path / "a.gguf", "--hidden-act", other)
+    assert (status, err) == (0, "") and computed != told
+    # A lie is believed, but found; so is a changed weight.
+    bad.write_bytes(data[:at] + (b"1" if data[at:at + 1] != b"1" else b"2") + data[at + 1:])
+    assert info(bad)[1] not in (None, told)
+    status, _, err = info(bad, "--verify")
+    assert status == 1 and told in err and err.count("\n") == 1
+    place = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight")
+    n_dims, = struct.unpack_from("<I", data, place)
+    offset, = struct.unpack_from("<Q", data, place + 4 + 8 * n_dims + 4)
+    start = len(data) - tensor_bytes(tmp_path / "a.gguf")
+    weight = start + offset + 4
+    bad.write_bytes(data[:weight] + bytes([data[weight] ^ 1]) + data[weight + 1:])
+    assert info(bad) == (0, told, "")
+    status, _, err = info(bad, "--verify")
+    assert status == 1 and told in err and "bitlm.model_id" in err
+
+
+def tensor_bytes(path):
+    """Of the data section: each tensor's bytes to a multiple of 32."""
+    out = subprocess.run([BITLM, "info", "--tensors", str(path)], capture_output=True, check=True).stdout.decode()
+    lines = out[out.index("  tensor  "):].splitlines()[1:]
+    return sum(-(-int(line.split()[-1].replace(",", "")) // 32) * 32 for line in lines if line.strip())
+
+
+def test_ids_of_copies(tmp_path):
+    """A copy of a model has its id, though it is the built-in one, which has no key; another's key is not copied."""
+    story = ROOT / "core" / "builtin" / "bitlm-story.gguf"
+    convert(story, tmp_path / "a.gguf")
+    convert("--type", "q8_0", tmp_path / "a.gguf", tmp_path / "b.gguf")
+    assert info("story")[1] == info(story)[1] == info(tmp_path / "a.gguf", "--verify")[1]
+    assert b"bitlm.model_id" not in story.read_bytes()
+    status, told, err = info(tmp_path / "b.gguf", "--verify")
+    assert (status, err) == (0, "") and told != info("story")[1]
+
+
 def test_what_no_folder_can_say_is_refused(folders, tmp_path):
     convert(folders / "llama-float", tmp_path / "a.gguf")
     assert "rope_freqs" in refused(tmp_path / "out", tmp_path / "a.gguf")
