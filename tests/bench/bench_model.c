@@ -10,6 +10,7 @@
  *     rows:T:N                  N texts together
  *     prefix:T                  a prompt that begins with the 200 tokens of the one before
  *     profile:T:N               the share of each operation in the wall time of a prompt of N tokens; 0: of decoding
+ *     shares:T:N                the same of N texts together, in milliseconds a step
  *     embed:T                   256 sentences of 20 tokens in one call (an encoder)
  *     open                      model, session and id
  * The measures take turns, N tries (5) of each.  A line of JSON describes the model; then one a figure gives
@@ -360,6 +361,31 @@ static void run_profile(measure *m) {
     free(prompt);
 }
 
+static void run_shares(measure *m) {
+    char *prompts[BL_MAX_ROWS];
+    bitlm_text texts[BL_MAX_ROWS];
+    bl_profile *profile = bl_session_profile(m->session);
+    double shortest[BL_OP_COUNT], longest[BL_OP_COUNT];
+    int steps = BL_MIN(n_tokens, ROW_CONTEXT - 16);
+    for (int i = 0; i < m->n; i++) {
+        prompts[i] = make_prompt(8, i);
+        texts[i] = text_of(prompts[i]);
+    }
+    profile->on = 1;
+    for (int turn = 0; turn < 2; turn++) { /* what two lengths of text differ by is free of the prompts */
+        double *seconds = turn ? longest : shortest;
+        m->session->n_cached = 0;
+        memset(profile->seconds, 0, sizeof profile->seconds);
+        generate(m->session, texts, m->n, turn ? steps : 2, 1, NULL);
+        memcpy(seconds, profile->seconds, sizeof longest);
+    }
+    profile->on = 0;
+    for (int op = 0; op < BL_OP_COUNT; op++)
+        add(m, bl_op_name(op), (longest[op] - shortest[op]) * 1e3 / BL_MAX(steps - 2, 1));
+    for (int i = 0; i < m->n; i++)
+        free(prompts[i]);
+}
+
 static void run_embed(measure *m) {
     bitlm_error why = {.size = sizeof why};
     static char *sentences[SENTENCES];
@@ -559,7 +585,7 @@ static const struct {
     void (*run)(measure *m);
 } kinds[] = {
     {"limits", 0, 0, run_limits}, {"decode", 2, 1, run_decode}, {"sample", 2, 1, run_decode}, {"prefill", 2, 1, run_prefill},
-    {"rows", 2, 0, run_rows},     {"prefix", 1, 0, run_prefix}, {"profile", 2, 0, run_profile}, {"embed", 1, 0, run_embed},   {"open", 0, 0, run_open},
+    {"rows", 2, 0, run_rows},     {"prefix", 1, 0, run_prefix}, {"profile", 2, 0, run_profile}, {"shares", 2, 0, run_shares}, {"embed", 1, 0, run_embed},   {"open", 0, 0, run_open},
 };
 
 static int kind_of(const measure *m) {
@@ -569,6 +595,9 @@ static int kind_of(const measure *m) {
     die(m->text, "there is no such measure");
     return -1;
 }
+
+/* Several texts of ROW_CONTEXT tokens each. */
+static int of_rows(const measure *m) { return strcmp(m->kind, "rows") == 0 || strcmp(m->kind, "shares") == 0; }
 
 static measure parse(const char *text) {
     static const char *const kv_names[] = {"f16", "f32", "int8", "int4"};
@@ -585,7 +614,7 @@ static measure parse(const char *text) {
     for (m.kv = 0; m.kv < 4 && strcmp(kv, kv_names[m.kv]) != 0; m.kv++)
         ;
     if (got != kinds[kind].numbers || m.kv == 4 || (m.threads < 1 && kinds[kind].numbers) || m.threads > 64 || m.n < 0 ||
-        (strcmp(m.kind, "rows") == 0 && (m.n < 1 || m.n > BL_MAX_ROWS)))
+        (of_rows(&m) && (m.n < 1 || m.n > BL_MAX_ROWS)))
         die(text, "not written as this measure is");
     return m;
 }
@@ -594,11 +623,11 @@ static measure parse(const char *text) {
 static void open_sessions(void) {
     int longest = 64;
     for (int i = 0; i < n_measures; i++)
-        if (strcmp(measures[i].kind, "rows") != 0)
+        if (!of_rows(&measures[i]))
             longest = BL_MAX(longest, measures[i].n + n_tokens + 16);
     for (int i = 0; i < n_measures; i++) {
         measure *m = &measures[i];
-        int alone = strcmp(m->kind, "rows") == 0 || strcmp(m->kind, "prefix") == 0 || strcmp(m->kind, "embed") == 0;
+        int alone = of_rows(m) || strcmp(m->kind, "prefix") == 0 || strcmp(m->kind, "embed") == 0;
         if (!kinds[kind_of(m)].numbers)
             continue;
         for (int j = 0; j < i && !alone; j++)
@@ -606,11 +635,11 @@ static void open_sessions(void) {
                 measures[j].session->n_ctx == longest)
                 m->session = measures[j].session;
         if (!m->session)
-            m->session = open_session(m->threads, m->kv, strcmp(m->kind, "rows") == 0     ? ROW_CONTEXT
+            m->session = open_session(m->threads, m->kv, of_rows(m)                       ? ROW_CONTEXT
                                                          : strcmp(m->kind, "prefix") == 0 ? 512
                                                          : strcmp(m->kind, "embed") == 0  ? 0
                                                                                           : longest,
-                                      strcmp(m->kind, "rows") == 0 ? BL_MAX_ROWS : 0);
+                                      of_rows(m) ? BL_MAX_ROWS : 0);
     }
 }
 

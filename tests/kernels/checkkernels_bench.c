@@ -61,10 +61,22 @@ static void group(const bl_kernels *k, int32_t type, int64_t turn, int64_t rows,
     k->group_i8(type, w, K, 0, rows, xq, K, fa, xsum, n_tok, 1, fc, rows, scratch);
 }
 
+/* Of two rows of activations a token, as the types of 4 bits and more have them. */
+static void group_2(const bl_kernels *k, int32_t type, int64_t turn, int64_t rows, int64_t n_tok) {
+    const uint8_t *w = walk(turn, (size_t)(bl_row_bytes(type, K) * rows));
+    k->group_i8(type, w, K, 0, rows, xq, K, fa, xsum, n_tok, 2, fc, rows, scratch);
+}
+
 static void q8_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q8_0, turn, 1024, 1); }
 static void q4_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q4_0, turn, 1024, 1); }
 static void q4_k_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q4_K, turn, 1024, 1); }
 static void q6_k_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q6_K, turn, 1024, 1); }
+static void q8_0_1_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q8_0, turn, 1024, 1); }
+static void q4_k_1_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q4_K, turn, 1024, 1); }
+static void q6_k_1_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q6_K, turn, 1024, 1); }
+static void q4_k_8_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q4_K, turn, 1024, 8); }
+static void q6_k_8_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q6_K, turn, 1024, 8); }
+static void q6_k_64_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q6_K, turn, 64, 32); }
 static void g_tq2_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_TQ2_0, turn, 1024, 1); }
 static void g_q1_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q1_0, turn, 1024, 1); }
 static void q8_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q8_0, turn, 64, 64); }
@@ -245,6 +257,12 @@ static const measure measures[] = {
     {"group_i8/Q4_0 1 token, cold", q4_0_1, BYTES(4.5, 1024), OPS(1024, 1), 1},
     {"group_i8/Q4_K 1 token, cold", q4_k_1, BYTES(4.5, 1024), OPS(1024, 1), 1},
     {"group_i8/Q6_K 1 token, cold", q6_k_1, BYTES(6.5625, 1024), OPS(1024, 1), 1},
+    {"group_i8/Q8_0 1 token x 2, cold", q8_0_1_2, BYTES(8.5, 1024), OPS(1024, 2), 1},
+    {"group_i8/Q4_K 1 token x 2, cold", q4_k_1_2, BYTES(4.5, 1024), OPS(1024, 2), 1},
+    {"group_i8/Q6_K 1 token x 2, cold", q6_k_1_2, BYTES(6.5625, 1024), OPS(1024, 2), 1},
+    {"group_i8/Q4_K 8 tokens x 2", q4_k_8_2, BYTES(4.5, 1024), OPS(1024, 16), 2},
+    {"group_i8/Q6_K 8 tokens x 2", q6_k_8_2, BYTES(6.5625, 1024), OPS(1024, 16), 2},
+    {"group_i8/Q6_K 32 tokens x 2", q6_k_64_2, BYTES(6.5625, 64), OPS(64, 64), 2},
     {"group_i8/TQ2_0 1 token, cold", g_tq2_0_1, BYTES(2.0625, 1024), OPS(1024, 1), 1},
     {"group_i8/Q1_0 1 token, cold", g_q1_0_1, BYTES(1.125, 1024), OPS(1024, 1), 1},
     {"group_i8/Q8_0 64 tokens", q8_0_64, BYTES(8.5, 64), OPS(64, 64), 2},
