@@ -16,7 +16,8 @@
  * 4^p; a lane's sum overflows where the result itself would (k > 5 million).  The activations are brought into
  * the planes' order once a call, and two rows share their loads.
  *
- * A few tokens: planes are shifted down, once for all tokens, and each pair of row and token has one sum.
+ * A few tokens: planes are shifted down, once for all tokens, and each pair of row and token has one sum.  Sixteen
+ * such sums become the lanes of one vector; a row whose activations pass the first cache is met in pieces.
  *
  * Many tokens (prefill): a panel of 64 rows is expanded to a byte a code, a piece of 256 weights at a time,
  * transposed so that the 16 lanes of a vector are 16 rows and each holds four neighbouring weights; a dword of
@@ -248,7 +249,75 @@ INLINE void few_step(int32_t type, int rows, int n_tok, const trit_tables *t, co
     }
 }
 
-/* rows: 4 for up to 4 tokens, else 2. */
+/* The sums of sixteen vectors, each in its own lane. */
+INLINE __m512i sum16_epi32(const __m512i *v) {
+    __m512i a[8], b[4], c[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        a[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        b[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a[2 * i], a[2 * i + 1]),
+                                _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        c[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(b[2 * i], b[2 * i + 1], 0x88),
+                                _mm512_shuffle_i32x4(b[2 * i], b[2 * i + 1], 0xdd));
+    }
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(c[0], c[1], 0x88), _mm512_shuffle_i32x4(c[0], c[1], 0xdd));
+}
+
+/* Sums of 16 rows x 4 tokens (of row r: quarter r/4 .. of 4 tokens each) to a vector of 16 rows for each token. */
+INLINE void rows_of_tokens(__m512i *v) {
+    __m512i a[4];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        a[2 * i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x44); /* tokens 0, 1 of 8 rows */
+        a[2 * i + 1] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0xee);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        v[2 * i] = _mm512_shuffle_i32x4(a[i], a[2 + i], 0x88);
+        v[2 * i + 1] = _mm512_shuffle_i32x4(a[i], a[2 + i], 0xdd);
+    }
+}
+
+/* y of 16 rows from their sums, (row, room) with room for 4 or 8 tokens. */
+INLINE void finish_few(int room, int n_tok, const int32_t *sums, __mmask16 there, const int32_t *xsum,
+                       const float *factor, float *y, int64_t ldy) {
+    const __m512i order4 = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i order8 = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+    __m512i v[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { /* quarter t: token t of rows 4i .. 4i+3 */
+        const int32_t *four = sums + 4 * i * room;
+        if (room == 4) {
+            v[i] = _mm512_permutexvar_epi32(order4, _mm512_load_si512(four));
+        } else {
+            __m512i a = _mm512_load_si512(four), b = _mm512_load_si512(four + 16);
+            v[i] = _mm512_permutex2var_epi32(a, order8, b);
+            v[4 + i] = _mm512_permutex2var_epi32(a, _mm512_add_epi32(order8, _mm512_set1_epi32(4)), b);
+        }
+    }
+    rows_of_tokens(v);
+    if (room == 8) {
+        rows_of_tokens(v + 4);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < n_tok; t++) {
+        __m512i sum = _mm512_sub_epi32(v[t], _mm512_set1_epi32(xsum[t]));
+        __m512 out = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(factor[t]));
+        _mm512_mask_storeu_ps(y + t * ldy, there, out);
+    }
+}
+
+#define FEW_ROWS 64            /* whose sums are held at once */
+#define FEW_CACHED (20 << 10)  /* bytes of activations that stay in the first cache */
+
+/* rows: 4 for up to 4 tokens, else 2.  A long row is met in pieces whose activations stay in the first cache. */
 INLINE void few_tokens(int32_t type, int rows, int n_tok, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0,
                        int64_t r1, const int8_t *xp, int64_t ldxp, const int32_t *xsum, const float *factor, float *y,
                        int64_t ldy) {
@@ -256,41 +325,57 @@ INLINE void few_tokens(int32_t type, int rows, int n_tok, const uint8_t *w, int6
     if (type == BL_TYPE_TQ1_0) {
         load_trit_tables(&t);
     }
-    int64_t n = k / 256;
-    for (int64_t r = r0; r < r1; r += rows) {
-        const uint8_t *row[4];
-        __m512i acc[4][FEW];
+    const int room = 16 / rows;
+    const int64_t n = k / 256, most = FEW_CACHED / (64 * plane_count(type) * n_tok);
+    const int64_t pieces = BL_MAX((n + most - 1) / most, 1), each = (n + pieces - 1) / pieces;
+    const int64_t ahead = (AHEAD + row_bytes - 1) / row_bytes * row_bytes - AHEAD; /* the same piece, rows later */
+    int32_t sums[FEW_ROWS * 8] BL_ALIGNED(64);
+    for (int64_t chunk = r0; chunk < r1; chunk += FEW_ROWS) {
+        const int64_t end = BL_MIN(chunk + FEW_ROWS, r1);
+        for (int64_t begin = 0; begin == 0 || begin < n; begin += BL_MAX(each, 1)) {
+            const int64_t stop = BL_MIN(begin + each, n);
+            for (int64_t r = chunk; r < end; r += rows) {
+                const uint8_t *row[4];
+                __m512i acc[4][FEW], all[16];
 #pragma GCC unroll 4
-        for (int j = 0; j < rows; j++) {
-            row[j] = w + BL_MIN(r + j, r1 - 1) * row_bytes;
+                for (int j = 0; j < rows; j++) {
+                    row[j] = w + BL_MIN(r + j, r1 - 1) * row_bytes;
 #pragma GCC unroll 8
-            for (int u = 0; u < n_tok; u++) {
-                acc[j][u] = _mm512_setzero_si512();
+                    for (int u = 0; u < n_tok; u++) {
+                        acc[j][u] = _mm512_setzero_si512();
+                    }
+                }
+                for (int64_t i = begin; i < stop; i++) {
+#pragma GCC unroll 4
+                    for (int j = 0; j < rows; j++) {
+                        ask_ahead(type, row[j] + ahead, i);
+                    }
+                    few_step(type, rows, n_tok, &t, row, i, bytes_of(type), xp, ldxp, acc);
+                }
+                if (stop == n) {
+                    if (type == BL_TYPE_I2_S && k % 256 != 0) {
+                        few_step(type, rows, n_tok, &t, row, n, 0xffffffff, xp, ldxp, acc);
+                    }
+#pragma GCC unroll 4
+                    for (int j = 0; j < rows; j++) {
+                        ask_rest(row[j] + ahead, n, row_bytes);
+                    }
+                }
+#pragma GCC unroll 4
+                for (int j = 0; j < rows; j++) {
+#pragma GCC unroll 8
+                    for (int u = 0; u < room; u++) {
+                        all[j * room + u] = u < n_tok ? acc[j][u] : _mm512_setzero_si512();
+                    }
+                }
+                int32_t *to = sums + (r - chunk) * room;
+                __m512i sum = sum16_epi32(all);
+                _mm512_store_si512(to, begin == 0 ? sum : _mm512_add_epi32(sum, _mm512_load_si512(to)));
             }
         }
-        for (int64_t i = 0; i < n; i++) {
-#pragma GCC unroll 4
-            for (int j = 0; j < rows; j++) {
-                ask_ahead(type, row[j], i);
-            }
-            few_step(type, rows, n_tok, &t, row, i, bytes_of(type), xp, ldxp, acc);
-        }
-        if (type == BL_TYPE_I2_S && k % 256 != 0) {
-            few_step(type, rows, n_tok, &t, row, n, 0xffffffff, xp, ldxp, acc);
-        }
-#pragma GCC unroll 4
-        for (int j = 0; j < rows; j++) {
-            ask_rest(row[j], n, row_bytes);
-        }
-        __mmask8 there = (__mmask8)((1 << BL_MIN(r1 - r, rows)) - 1);
-#pragma GCC unroll 8
-        for (int u = 0; u < n_tok; u++) {
-            const __m512i zero = _mm512_setzero_si512();
-            __m128i sum = rows == 4 ? sum4(acc[0][u], acc[1][u], acc[2][u], acc[3][u])
-                                    : sum4(acc[0][u], acc[1][u], zero, zero);
-            sum = _mm_sub_epi32(sum, _mm_set1_epi32(xsum[u]));
-            __m128 out = _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_set1_ps(factor[u]));
-            _mm_mask_storeu_ps(y + u * ldy + r, there, out);
+        for (int64_t r = chunk; r < end; r += 16) {
+            __mmask16 there = (__mmask16)((1u << BL_MIN(end - r, 16)) - 1);
+            finish_few(room, n_tok, sums + (r - chunk) * room, there, xsum, factor, y + r, ldy);
         }
     }
 }
