@@ -19,18 +19,30 @@
 
 #define ROWS 16
 #define STEP 256  /* weights of a row in a step */
-#define TOKENS 64 /* whose sums are held at once */
 #define BLOCK 8   /* rows of activations that meet a vector of codes together */
 
 typedef struct step {
-    union {
-        __m512i codes[STEP / 4];
-        __m512i part[STEP / 16][2]; /* one token: sums of 16 weights with each of its rows */
-    };
-    const int8_t *x[2];             /* those rows */
+    __m512i codes[STEP / 4];
     __m512 d[STEP / 16]; /* scale of a group */
     __m512 m[STEP / 16]; /* its minimum */
 } step;
+
+/* What eight rows of activations bring to a group, from `prepare`. */
+typedef struct meeting {
+    union {
+        int32_t start[BLOCK]; /* -offset * sum of the group's activations, */
+        float xsum[BLOCK];    /* or that sum, for types with minima */
+    };
+    float d[BLOCK];
+} meeting;
+
+/* The one token whose rows are multiplied while weights are cut. */
+typedef struct one {
+    const int8_t *x[2];
+    const meeting *with; /* of the group that goes on */
+    __m512i is[2][4];    /* its sums; those that are used are added up at its end */
+    __m512 acc;
+} one;
 
 /* ---- packed bytes as columns --------------------------------------------------------------------- */
 
@@ -61,23 +73,101 @@ INLINE void columns(rows16 row, int64_t at, __m512i *out) {
     out[3] = _mm512_unpackhi_epi64(b[1], b[3]);
 }
 
-/* Vectors i .. i+3, i a multiple of 4: kept (rows 0), or multiplied with the token's rows (1 or 2). */
-INLINE void emit4(step *s, int rows, int i, const __m512i *c) {
-    if (rows == 0) {
-        memcpy(s->codes + i, c, 4 * sizeof *c);
+/* Eight dwords at `at` of each row, for fewer loads a dword. */
+INLINE void columns8(rows16 row, int64_t at, __m512i *out) {
+    const uint8_t *p = row.at + at, *p8 = p + 8 * row.stride;
+    __m512i a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { /* a half: rows i and 4 + i, or 8 + i and 12 + i */
+        a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load256(p + i * row.stride)),
+                                  load256(p + (4 + i) * row.stride), 1);
+        a[4 + i] = _mm512_inserti64x4(_mm512_castsi256_si512(load256(p8 + i * row.stride)),
+                                      load256(p8 + (4 + i) * row.stride), 1);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+        b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) { /* quarters: column c of four rows, column 4 + c of them, both of four more */
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        out[c] = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88);
+        out[4 + c] = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+    }
+}
+
+/* ---- what becomes of the codes ------------------------------------------------------------------- */
+
+/* dp with four activations, the same for all lanes. */
+INLINE __m512i dp_four(__m512i acc, __m512i u, const int8_t *four) {
+    typedef int32_t dword __attribute__((may_alias, aligned(1)));
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*(const dword *)four));
+    return acc;
+}
+
+/* Where codes go: `rows` 0: to s; 1 or 2: they meet o's rows. */
+typedef struct sink {
+    int rows, has_min, parts; /* sums of a group that run side by side, for their latency */
+    step *s;
+    one *o;
+} sink;
+
+INLINE void begin_group(const sink *k) {
+#pragma GCC unroll 2
+    for (int t = 0; t < k->rows; t++) {
+        k->o->is[t][0] = k->has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(k->o->with->start[t]);
+#pragma GCC unroll 4
+        for (int p = 1; p < k->parts; p++) {
+            k->o->is[t][p] = _mm512_setzero_si512();
+        }
+    }
+}
+
+/* Vectors i .. i+3, i a multiple of 4. */
+INLINE void emit4(const sink *k, int i, const __m512i *c) {
+    if (k->rows == 0) {
+        memcpy(k->s->codes + i, c, 4 * sizeof *c);
+    }
+#pragma GCC unroll 2
+    for (int t = 0; t < k->rows; t++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512i *to = &k->o->is[t][j % k->parts];
+            *to = dp_four(*to, c[j], k->o->x[t] + 4 * (i + j));
+        }
+    }
+}
+
+/* Group g of the step is complete. */
+INLINE void end_group(const sink *k, int g, __m512 d, __m512 m) {
+    if (k->rows == 0) {
+        k->s->d[g] = d;
+        if (k->has_min) {
+            k->s->m[g] = m;
+        }
         return;
     }
 #pragma GCC unroll 2
-    for (int t = 0; t < rows; t++) {
-        __m512i sum = _mm512_setzero_si512();
+    for (int t = 0; t < k->rows; t++) {
+        __m512i *is = k->o->is[t];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            int32_t four;
-            memcpy(&four, s->x[t] + 4 * (i + j), sizeof four);
-            sum = dp(sum, c[j], _mm512_set1_epi32(four));
+        for (int p = 1; p < k->parts; p++) {
+            is[0] = _mm512_add_epi32(is[0], is[p]);
         }
-        s->part[i / 4][t] = sum;
+        __m512 scale = _mm512_set1_ps(k->o->with->d[t]);
+        k->o->acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(is[0]), _mm512_mul_ps(d, scale), k->o->acc);
+        if (k->has_min) {
+            k->o->acc = _mm512_fmadd_ps(_mm512_set1_ps(k->o->with->xsum[t]), _mm512_mul_ps(m, scale), k->o->acc);
+        }
     }
+    k->o->with++;
 }
 
 /* The half at `at` of each row. */
@@ -97,7 +187,7 @@ INLINE __m512i shift_and8(__m512i v, unsigned shift, char mask) {
 
 /* ---- a step of each type ------------------------------------------------------------------------- */
 
-INLINE void fill_q4(rows16 row, int n, int has_min, int rows, step *s) {
+INLINE void fill_q4(rows16 row, int n, int has_min, const sink *k) {
     int bytes = has_min ? 20 : 18;
     for (int b = 0; b < n / 32; b++) {
         __m512i c[4], low[4], high[4];
@@ -107,27 +197,27 @@ INLINE void fill_q4(rows16 row, int n, int has_min, int rows, step *s) {
             low[j] = and8(c[j], 15);
             high[j] = shift_and8(c[j], 4, 15);
         }
-        emit4(s, rows, b * 8, low);
-        emit4(s, rows, b * 8 + 4, high);
-        s->d[b] = halves(row, b * bytes);
-        if (has_min) {
-            s->m[b] = halves(row, b * bytes + 2);
-        }
+        begin_group(k);
+        emit4(k, b * 8, low);
+        emit4(k, b * 8 + 4, high);
+        __m512 d = halves(row, b * bytes);
+        end_group(k, b, d, has_min ? halves(row, b * bytes + 2) : d);
     }
 }
 
-INLINE void fill_q8_0(rows16 row, int n, int rows, step *s) {
+INLINE void fill_q8_0(rows16 row, int n, const sink *k) {
     for (int b = 0; b < n / 32; b++) {
         __m512i c[8];
-        columns(row, b * 34 + 2, c);
-        columns(row, b * 34 + 18, c + 4);
+        columns8(row, b * 34 + 2, c);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
             c[j] = _mm512_xor_si512(c[j], _mm512_set1_epi8(-128));
         }
-        emit4(s, rows, b * 8, c);
-        emit4(s, rows, b * 8 + 4, c + 4);
-        s->d[b] = halves(row, b * 34);
+        begin_group(k);
+        emit4(k, b * 8, c);
+        emit4(k, b * 8 + 4, c + 4);
+        __m512 d = halves(row, b * 34);
+        end_group(k, b, d, d);
     }
 }
 
@@ -140,29 +230,31 @@ INLINE __m512 signed_byte(__m512i v, unsigned i) {
 }
 INLINE __m512 low_half(__m512i v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
-INLINE void fill_q4_k(rows16 row, int rows, step *s) {
-    __m512i c[4];
+INLINE void fill_q4_k(rows16 row, const sink *k) {
+    __m512i c[8];
     columns(row, 0, c); /* d and dmin, then 12 bytes of scales and minima, 6 bits each */
     const __m512 d = low_half(c[0]), negative = _mm512_set1_ps(-0.0f);
     const __m512 dmin = low_half(_mm512_srli_epi32(c[0], 16));
     const __m512i scales[2] = {and8(c[1], 63), _mm512_or_si512(and8(c[3], 15), shift_and8(c[1], 2, 0x30))};
     const __m512i minima[2] = {and8(c[2], 63),
                                _mm512_or_si512(shift_and8(c[3], 4, 15), shift_and8(c[2], 2, 0x30))};
-#pragma GCC unroll 8
-    for (unsigned g = 0; g < 8; g++) {
-        s->d[g] = _mm512_mul_ps(d, unsigned_byte(scales[g / 4], g % 4));
-        s->m[g] = _mm512_xor_ps(_mm512_mul_ps(dmin, unsigned_byte(minima[g / 4], g % 4)), negative);
-    }
-    for (int i = 0; i < 8; i++) { /* 16 bytes: half of a chunk of 64 weights */
-        __m512i low[4], high[4];
-        columns(row, 16 + i * 16, c);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            low[j] = and8(c[j], 15);
-            high[j] = shift_and8(c[j], 4, 15);
+    for (int i = 0; i < 4; i++) { /* 32 bytes: groups 2i and 2i + 1 */
+        columns8(row, 16 + i * 32, c);
+#pragma GCC unroll 2
+        for (int high = 0; high < 2; high++) {
+            const unsigned g = (unsigned)(2 * i + high);
+            __m512i v[8];
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) {
+                v[j] = high ? shift_and8(c[j], 4, 15) : and8(c[j], 15);
+            }
+            begin_group(k);
+            emit4(k, (int)g * 8, v);
+            emit4(k, (int)g * 8 + 4, v + 4);
+            end_group(k, (int)g, _mm512_mul_ps(d, unsigned_byte(scales[g / 4], g % 4)),
+                      _mm512_xor_ps(_mm512_mul_ps(dmin, unsigned_byte(minima[g / 4], g % 4)), negative));
         }
-        emit4(s, rows, i / 2 * 16 + i % 2 * 4, low);
-        emit4(s, rows, i / 2 * 16 + i % 2 * 4 + 8, high);
     }
 }
 
@@ -171,55 +263,65 @@ INLINE __m512i six_bits(__m512i low, __m512i high) {
     return _mm512_ternarylogic_epi32(low, _mm512_set1_epi8(15), and8(high, 0x30), 0xea);
 }
 
-INLINE void fill_q6_k(rows16 row, int rows, step *s) {
-    for (int i = 0; i < 4; i++) { /* half i/2, its dwords i%2*4 .. +3 */
-        __m512i a[4], b[4], h[4], c[4][4];
-        int to = i / 2 * 32 + i % 2 * 4;
-        columns(row, i / 2 * 64 + i % 2 * 16, a);
-        columns(row, i / 2 * 64 + 32 + i % 2 * 16, b);
-        columns(row, 128 + i / 2 * 32 + i % 2 * 16, h);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            c[0][j] = six_bits(a[j], _mm512_slli_epi16(h[j], 4));
-            c[1][j] = six_bits(b[j], _mm512_slli_epi16(h[j], 2));
-            c[2][j] = six_bits(_mm512_srli_epi16(a[j], 4), h[j]);
-            c[3][j] = six_bits(_mm512_srli_epi16(b[j], 4), _mm512_srli_epi16(h[j], 2));
-        }
-#pragma GCC unroll 4
-        for (int part = 0; part < 4; part++) {
-            emit4(s, rows, to + part * 8, c[part]);
-        }
-    }
-    __m512i c[4];
-    columns(row, 192, c);
+INLINE void fill_q6_k(rows16 row, const sink *k) {
     const __m512 d = halves(row, 208);
-#pragma GCC unroll 16
-    for (unsigned g = 0; g < 16; g++) {
-        s->d[g] = _mm512_mul_ps(d, signed_byte(c[g / 4], g % 4));
+    __m512i sc[4];
+    columns(row, 192, sc);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        __m512i ab[2][8], h[8];
+        columns8(row, half * 64, ab[0]);
+        columns8(row, half * 64 + 32, ab[1]);
+        columns8(row, 128 + half * 32, h);
+#pragma GCC unroll 8
+        for (int part = 0; part < 8; part++) { /* 16 weights: a group */
+            const unsigned g = (unsigned)(half * 8 + part);
+            __m512i c[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                __m512i low = ab[part / 2 % 2][part % 2 * 4 + j], high = h[part % 2 * 4 + j];
+                low = part < 4 ? low : _mm512_srli_epi16(low, 4);
+                high = part < 2   ? _mm512_slli_epi16(high, 4)
+                       : part < 4 ? _mm512_slli_epi16(high, 2)
+                       : part < 6 ? high
+                                  : _mm512_srli_epi16(high, 2);
+                c[j] = six_bits(low, high);
+            }
+            begin_group(k);
+            emit4(k, (int)g * 4, c);
+            const __m512 scale = _mm512_mul_ps(d, signed_byte(sc[g / 4], g % 4));
+            end_group(k, (int)g, scale, scale);
+        }
     }
 }
 
-INLINE void fill_tq2_0(rows16 row, int rows, step *s) {
-    for (int i = 0; i < 4; i++) {
-        __m512i c[4];
-        columns(row, i * 16, c);
+INLINE void fill_tq2_0(rows16 row, const sink *k) {
+    begin_group(k);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        __m512i c[8];
+        columns8(row, i * 32, c);
 #pragma GCC unroll 4
         for (unsigned p = 0; p < 4; p++) {
-            __m512i plane[4];
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
+            __m512i plane[8];
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) {
                 plane[j] = shift_and8(c[j], 2 * p, 3);
             }
-            emit4(s, rows, i / 2 * 32 + (int)p * 8 + i % 2 * 4, plane);
+            emit4(k, i * 32 + (int)p * 8, plane);
+            emit4(k, i * 32 + (int)p * 8 + 4, plane + 4);
         }
     }
-    s->d[0] = halves(row, 64);
+    __m512 d = halves(row, 64);
+    end_group(k, 0, d, d);
 }
 
 /* 32 and 16 bytes of five trits, 4 of four: digit n of all bytes of a part stands before digit n + 1. */
-INLINE void fill_tq1_0(rows16 row, int rows, step *s) {
+INLINE void fill_tq1_0(rows16 row, const sink *k) {
     trit_tables t;
     load_trit_tables(&t);
+    begin_group(k);
+#pragma GCC unroll 3
     for (int i = 0; i < 3; i++) {
         __m512i c[4], fifth[4];
         columns(row, i * 16, c);
@@ -234,7 +336,7 @@ INLINE void fill_tq1_0(rows16 row, int rows, step *s) {
             for (int j = 0; j < 4; j++) {
                 plane[j] = p == 4 ? fifth[j] : shift_and8(c[j], 2 * p, 3);
             }
-            emit4(s, rows, i < 2 ? (int)p * 8 + i * 4 : 40 + (int)p * 4, plane);
+            emit4(k, i < 2 ? (int)p * 8 + i * 4 : 40 + (int)p * 4, plane);
         }
     }
     int32_t last[ROWS];
@@ -246,36 +348,41 @@ INLINE void fill_tq1_0(rows16 row, int rows, step *s) {
     for (unsigned p = 0; p < 4; p++) {
         plane[p] = shift_and8(four, 2 * p, 3);
     }
-    emit4(s, rows, 60, plane);
-    s->d[0] = halves(row, 52);
+    emit4(k, 60, plane);
+    __m512 d = halves(row, 52);
+    end_group(k, 0, d, d);
 }
 
 /* Vector 4j + p: weights p, 4+p, 8+p and 12+p of 16. */
-INLINE void fill_quads(rows16 row, int n, int block, int rows, step *s) {
+INLINE void fill_quads(rows16 row, int n, int block, const sink *k) {
     int bytes = 2 + block / 4;
-    for (int i = 0; i < n; i += 64) {
-        __m512i c[4];
-        columns(row, i / block * bytes + 2 + i % block / 4, c);
+    for (int b = 0; b < n / block; b++) {
+        begin_group(k);
+#pragma GCC unroll 2
+        for (int i = 0; i < block; i += 64) {
+            __m512i c[4];
+            columns(row, b * bytes + 2 + i / 4, c);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            __m512i plane[4];
+            for (int j = 0; j < 4; j++) {
+                __m512i plane[4];
 #pragma GCC unroll 4
-            for (unsigned p = 0; p < 4; p++) {
-                plane[p] = shift_and8(c[j], 2 * p, 3);
+                for (unsigned p = 0; p < 4; p++) {
+                    plane[p] = shift_and8(c[j], 2 * p, 3);
+                }
+                emit4(k, (b * block + i) / 4 + j * 4, plane);
             }
-            emit4(s, rows, i / 4 + j * 4, plane);
         }
-        if (i % block == 0) {
-            s->d[i / block] = halves(row, i / block * bytes);
-        }
+        __m512 d = halves(row, b * bytes);
+        end_group(k, b, d, d);
     }
 }
 
 /* Vector 8j + p: weights p, 8+p, 16+p and 24+p of 32, as 0 or 2. */
-INLINE void fill_q1_0(rows16 row, int n, int rows, step *s) {
+INLINE void fill_q1_0(rows16 row, int n, const sink *k) {
     for (int b = 0; b < n / 128; b++) {
         __m512i c[4];
         columns(row, b * 18 + 2, c);
+        begin_group(k);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             __m512i to[8];
@@ -284,70 +391,122 @@ INLINE void fill_q1_0(rows16 row, int n, int rows, step *s) {
             for (unsigned p = 1; p < 8; p++) {
                 to[p] = shift_and8(c[j], p - 1, 2);
             }
-            emit4(s, rows, b * 32 + j * 8, to);
-            emit4(s, rows, b * 32 + j * 8 + 4, to + 4);
+            emit4(k, b * 32 + j * 8, to);
+            emit4(k, b * 32 + j * 8 + 4, to + 4);
         }
-        s->d[b] = halves(row, b * 18);
+        __m512 d = halves(row, b * 18);
+        end_group(k, b, d, d);
     }
 }
 
-INLINE void fill_ptq1_0(rows16 row, int n, int rows, step *s) {
+INLINE void fill_ptq1_0(rows16 row, int n, const sink *k) {
     uint8_t u[ROWS][128];
     for (int b = 0; b < n / 128; b++) {
         for (int r = 0; r < ROWS; r++) {
             bl_unpack_codes(BL_TYPE_PTQ1_0, row.at + r * row.stride + b * 28, 128, u[r]);
         }
+        begin_group(k);
         for (int i = 0; i < 8; i++) {
             __m512i c[4];
             columns((rows16){u[0], 128}, i * 16, c);
-            emit4(s, rows, b * 32 + i * 4, c);
+            emit4(k, b * 32 + i * 4, c);
         }
-        s->d[b] = halves(row, b * 28 + 26);
+        __m512 d = halves(row, b * 28 + 26);
+        end_group(k, b, d, d);
     }
 }
 
-INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s) {
+INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s, one *o) {
+    const int has_min = type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K;
+    const int parts = type == BL_TYPE_Q6_K ? 1 : has_min || type == BL_TYPE_Q4_0 || type == BL_TYPE_Q8_0 ? 2 : 4;
+    const sink k = {rows, has_min, parts, s, o};
     switch (type) {
     case BL_TYPE_Q4_0:
-        fill_q4(row, n, 0, rows, s);
+        fill_q4(row, n, 0, &k);
         break;
     case BL_TYPE_Q4_1:
-        fill_q4(row, n, 1, rows, s);
+        fill_q4(row, n, 1, &k);
         break;
     case BL_TYPE_Q8_0:
-        fill_q8_0(row, n, rows, s);
+        fill_q8_0(row, n, &k);
         break;
     case BL_TYPE_Q4_K:
-        fill_q4_k(row, rows, s);
+        fill_q4_k(row, &k);
         break;
     case BL_TYPE_Q6_K:
-        fill_q6_k(row, rows, s);
+        fill_q6_k(row, &k);
         break;
     case BL_TYPE_TQ1_0:
-        fill_tq1_0(row, rows, s);
+        fill_tq1_0(row, &k);
         break;
     case BL_TYPE_TQ2_0:
-        fill_tq2_0(row, rows, s);
+        fill_tq2_0(row, &k);
         break;
     case BL_TYPE_Q1_0:
-        fill_q1_0(row, n, rows, s);
+        fill_q1_0(row, n, &k);
         break;
     case BL_TYPE_PTQ1_0:
-        fill_ptq1_0(row, n, rows, s);
+        fill_ptq1_0(row, n, &k);
         break;
     case BL_TYPE_Q2_0:
-        fill_quads(row, n, 64, rows, s);
+        fill_quads(row, n, 64, &k);
         break;
     default: /* Q2_0_LEGACY, PQ2_0 */
-        fill_quads(row, n, 128, rows, s);
+        fill_quads(row, n, 128, &k);
         break;
     }
 }
 
-/* By the number of rows that are multiplied at once; not inlined, as each is large. */
-static void fill_codes(int32_t type, rows16 row, int n, step *s) { fill(type, row, n, 0, s); }
-static void fill_1(int32_t type, rows16 row, int n, step *s) { fill(type, row, n, 1, s); }
-static void fill_2(int32_t type, rows16 row, int n, step *s) { fill(type, row, n, 2, s); }
+/* The type is known inside, so that sums stay in registers. */
+#define EACH_TYPE(case_of)                                                                                     \
+    case_of(BL_TYPE_Q4_0) case_of(BL_TYPE_Q4_1) case_of(BL_TYPE_Q8_0) case_of(BL_TYPE_Q4_K)                    \
+    case_of(BL_TYPE_Q6_K) case_of(BL_TYPE_TQ1_0) case_of(BL_TYPE_TQ2_0) case_of(BL_TYPE_Q1_0)                  \
+    case_of(BL_TYPE_PTQ1_0) case_of(BL_TYPE_Q2_0)
+
+/* Codes of n weights to s; not inlined, as it is large. */
+static __attribute__((noinline)) void fill_codes(int32_t type, rows16 row, int n, step *s) {
+    switch (type) {
+#define CASE(t)                                                                                                \
+    case t:                                                                                                    \
+        fill(t, row, n, 0, s, NULL);                                                                           \
+        break;
+        EACH_TYPE(CASE)
+#undef CASE
+    default:
+        fill(BL_TYPE_PQ2_0, row, n, 0, s, NULL);
+        break;
+    }
+}
+
+/* n weights met by the rows (1 or 2) of one token. */
+INLINE void meet_one(int32_t type, rows16 row, int n, int rows, one *o) {
+    one here = *o;
+    fill(type, row, n, rows, NULL, &here);
+    o->acc = here.acc;
+    o->with = here.with;
+}
+
+static __attribute__((noinline)) void meet(int32_t type, rows16 row, int n, int rows, one *o) {
+    switch (type) {
+#define CASE(t)                                                                                                \
+    case t:                                                                                                    \
+        if (rows == 1) {                                                                                       \
+            meet_one(t, row, n, 1, o);                                                                         \
+        } else {                                                                                               \
+            meet_one(t, row, n, 2, o);                                                                         \
+        }                                                                                                      \
+        break;
+        EACH_TYPE(CASE)
+#undef CASE
+    default:
+        if (rows == 1) {
+            meet_one(BL_TYPE_PQ2_0, row, n, 1, o);
+        } else {
+            meet_one(BL_TYPE_PQ2_0, row, n, 2, o);
+        }
+        break;
+    }
+}
 
 /* ---- activations in the order of a step's vectors -------------------------------------------------- */
 
@@ -377,156 +536,118 @@ typedef struct layout {
     __m512i order;  /* that of the activations then */
 } layout;
 
-/* The activations that a step meets: token t is the rows t*n_terms .. of x, ldx apart. */
+/* Rows of activations from the weight on that a step begins with, and what they bring to its first group. */
 typedef struct inputs {
     const int8_t *x;
-    const float *d;
-    const int32_t *sums;
-    int64_t ldx, n_groups;
+    int64_t ldx;
+    const meeting *with; /* of eight rows; `apart` further on those of the next eight */
+    int64_t apart;
 } inputs;
 
-/* Goes on with the chains of nt tokens of n_terms rows over the step's n weights.  Long groups of few rows keep
- * four sums each, for the products' latency. */
-INLINE void run_block(const layout *l, int nt, int n_terms, int has_min, int wide, const step *s, int n,
-                      const inputs *in, __m512 *acc) {
-    const int rows = nt * n_terms, parts = wide && rows < 4 ? 4 : 1, quads = l->group / 4;
+/* Goes on with the chains of nr rows of activations, n_terms a token, over the step's n weights.  slot: the first
+ * row's place among its eight.  Long groups of few rows keep four sums each, for the products' latency. */
+INLINE void run_block(const layout *l, int nr, int n_terms, int has_min, int quads, const step *s, int n,
+                      const int8_t *in, int64_t ldx, const meeting *with, int slot, __m512 *acc) {
+    const int wide = quads >= 16, parts = wide && nr < 4 ? 4 : 1;
     int8_t permuted[BLOCK][STEP];
     const int8_t *x[BLOCK];
     __m512 sum[BLOCK];
 #pragma GCC unroll 8
-    for (int j = 0; j < rows; j++) {
-        x[j] = in->x + j * in->ldx;
+    for (int j = 0; j < nr; j++) {
+        x[j] = in + j * ldx;
         if (wide && l->apart) {
             permute(l->order, x[j], n, permuted[j]);
             x[j] = permuted[j];
         }
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < nt; t++) {
+    for (int t = 0; t < nr / n_terms; t++) {
         sum[t] = acc[t];
     }
-    for (int g = 0; g < n / l->group; g++) {
+    for (int g = 0; g < n / (4 * quads); g++, with++) {
         __m512i is[BLOCK][4];
 #pragma GCC unroll 8
-        for (int j = 0; j < rows; j++) {
-            is[j][0] = _mm512_set1_epi32(-l->offset * in->sums[j * in->n_groups + g]);
+        for (int j = 0; j < nr; j++) {
+            is[j][0] = has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(with->start[slot + j]);
 #pragma GCC unroll 4
             for (int p = 1; p < parts; p++) {
                 is[j][p] = _mm512_setzero_si512();
             }
         }
+#pragma GCC unroll 2
         for (int i = g * quads; i < (g + 1) * quads; i += 4) {
 #pragma GCC unroll 4
             for (int p = 0; p < 4; p++) {
                 __m512i c = s->codes[i + p];
 #pragma GCC unroll 8
-                for (int j = 0; j < rows; j++) {
-                    int32_t four;
-                    memcpy(&four, x[j] + 4 * (i + p), sizeof four);
-                    is[j][p % parts] = dp(is[j][p % parts], c, _mm512_set1_epi32(four));
+                for (int j = 0; j < nr; j++) {
+                    is[j][p % parts] = dp_four(is[j][p % parts], c, x[j] + 4 * (i + p));
                 }
             }
         }
 #pragma GCC unroll 8
-        for (int j = 0; j < rows; j++) {
+        for (int j = 0; j < nr; j++) {
             if (parts == 4) {
                 is[j][0] = _mm512_add_epi32(_mm512_add_epi32(is[j][0], is[j][1]),
                                             _mm512_add_epi32(is[j][2], is[j][3]));
             }
-            __m512 scale = _mm512_set1_ps(in->d[j * in->n_groups + g]);
+            __m512 scale = _mm512_set1_ps(with->d[slot + j]);
             __m512 *to = &sum[j / n_terms];
             *to = _mm512_fmadd_ps(_mm512_cvtepi32_ps(is[j][0]), _mm512_mul_ps(s->d[g], scale), *to);
             if (has_min) {
-                __m512 xs = _mm512_set1_ps((float)in->sums[j * in->n_groups + g]);
-                *to = _mm512_fmadd_ps(xs, _mm512_mul_ps(s->m[g], scale), *to);
+                *to = _mm512_fmadd_ps(_mm512_set1_ps(with->xsum[slot + j]), _mm512_mul_ps(s->m[g], scale), *to);
             }
         }
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < nt; t++) {
+    for (int t = 0; t < nr / n_terms; t++) {
         acc[t] = sum[t];
     }
 }
 
-/* Goes on with the chain of one token whose rows the step has met. */
-INLINE __m512 run_parts(const layout *l, int n_terms, int has_min, const step *s, int n, const inputs *in,
-                        __m512 acc) {
-    const int parts = l->group / 16;
-    for (int g = 0; g < n / l->group; g++) {
-#pragma GCC unroll 2
-        for (int j = 0; j < n_terms; j++) {
-            int32_t xs = in->sums[j * in->n_groups + g];
-            __m512i is = _mm512_set1_epi32(-l->offset * xs);
-            for (int i = g * parts; i < (g + 1) * parts; i++) {
-                is = _mm512_add_epi32(is, s->part[i][j]);
-            }
-            __m512 scale = _mm512_set1_ps(in->d[j * in->n_groups + g]);
-            acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(is), _mm512_mul_ps(s->d[g], scale), acc);
-            if (has_min) {
-                acc = _mm512_fmadd_ps(_mm512_set1_ps((float)xs), _mm512_mul_ps(s->m[g], scale), acc);
-            }
-        }
+INLINE void run(const layout *l, int n_terms, int has_min, int quads, const step *s, int n, const inputs *in,
+                int64_t rows, __m512 *acc) {
+    int64_t j = 0;
+    const meeting *with = in->with;
+    for (; j + 8 <= rows; j += 8, with += in->apart) {
+        run_block(l, 8, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, 0, acc + j / n_terms);
     }
-    return acc;
-}
-
-/* A step of one token. */
-static __m512 step_one(const layout *l, int n_terms, rows16 row, int n, step *s, const inputs *in,
-                       __m512 acc) {
-    int8_t permuted[2][STEP];
-    for (int j = 0; j < n_terms; j++) {
-        s->x[j] = in->x + j * in->ldx;
-        if (l->apart) {
-            permute(l->order, s->x[j], n, permuted[j]);
-            s->x[j] = permuted[j];
-        }
+    if (j + 4 <= rows) {
+        run_block(l, 4, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, 0, acc + j / n_terms);
+        j += 4;
     }
-    if (n_terms == 1) {
-        fill_1(l->type, row, n, s);
-        return l->has_min ? run_parts(l, 1, 1, s, n, in, acc) : run_parts(l, 1, 0, s, n, in, acc);
+    for (; j + 2 <= rows; j += 2) {
+        run_block(l, 2, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, (int)(j % 8),
+                  acc + j / n_terms);
     }
-    fill_2(l->type, row, n, s);
-    return l->has_min ? run_parts(l, 2, 1, s, n, in, acc) : run_parts(l, 2, 0, s, n, in, acc);
-}
-
-INLINE void advance(inputs *in, int64_t rows) {
-    in->x += rows * in->ldx;
-    in->d += rows * in->n_groups;
-    in->sums += rows * in->n_groups;
-}
-
-INLINE void run(const layout *l, int n_terms, int has_min, int wide, const step *s, int n, inputs in, int64_t n_tok,
-                __m512 *acc) {
-    int64_t t = 0;
-    for (; t + BLOCK / n_terms <= n_tok; t += BLOCK / n_terms, advance(&in, BLOCK)) {
-        run_block(l, BLOCK / n_terms, n_terms, has_min, wide, s, n, &in, acc + t);
-    }
-    for (; t + 2 <= n_tok; t += 2, advance(&in, 2 * n_terms)) {
-        run_block(l, 2, n_terms, has_min, wide, s, n, &in, acc + t);
-    }
-    for (; t < n_tok; t++, advance(&in, n_terms)) {
-        run_block(l, 1, n_terms, has_min, wide, s, n, &in, acc + t);
+    if (n_terms == 1 && j < rows) {
+        run_block(l, 1, 1, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, (int)(j % 8), acc + j);
     }
 }
 
-static void run_any(const layout *l, int n_terms, const step *s, int n, inputs in, int64_t n_tok, __m512 *acc) {
+static void run_any(const layout *l, int n_terms, const step *s, int n, const inputs *in, int64_t rows, __m512 *acc) {
+#define RUN(has_min, quads)                                                                                    \
+    do {                                                                                                       \
+        if (n_terms == 1) {                                                                                    \
+            run(l, 1, has_min, quads, s, n, in, rows, acc);                                                    \
+        } else {                                                                                               \
+            run(l, 2, has_min, quads, s, n, in, rows, acc);                                                    \
+        }                                                                                                      \
+    } while (0)
     if (l->has_min) {
-        if (n_terms == 1) {
-            run(l, 1, 1, 0, s, n, in, n_tok, acc);
-        } else {
-            run(l, 2, 1, 0, s, n, in, n_tok, acc);
-        }
-    } else if (l->group >= 64) {
-        if (n_terms == 1) {
-            run(l, 1, 0, 1, s, n, in, n_tok, acc);
-        } else {
-            run(l, 2, 0, 1, s, n, in, n_tok, acc);
-        }
-    } else if (n_terms == 1) {
-        run(l, 1, 0, 0, s, n, in, n_tok, acc);
+        RUN(1, 8);
+    } else if (l->group == 16) {
+        RUN(0, 4);
+    } else if (l->group == 32) {
+        RUN(0, 8);
+    } else if (l->group == 64) {
+        RUN(0, 16);
+    } else if (l->group == 128) {
+        RUN(0, 32);
     } else {
-        run(l, 2, 0, 0, s, n, in, n_tok, acc);
+        RUN(0, 64);
     }
+#undef RUN
 }
 
 /* ---- the kernel ---------------------------------------------------------------------------------------- */
@@ -565,6 +686,60 @@ static layout layout_of(int32_t type) {
     return l;
 }
 
+/* What `rows` rows of activations bring to each of n_groups groups: (row / 8, group). */
+static void prepare(const layout *l, const float *d, const int32_t *sums, int64_t rows, int64_t n_groups,
+                    meeting *to) {
+    for (int64_t j = 0; j < rows; j++) {
+        meeting *m = to + j / BLOCK * n_groups;
+        for (int64_t g = 0; g < n_groups; g++) {
+            m[g].d[j % BLOCK] = d[j * n_groups + g];
+            if (l->has_min) {
+                m[g].xsum[j % BLOCK] = (float)sums[j * n_groups + g];
+            } else {
+                m[g].start[j % BLOCK] = -l->offset * sums[j * n_groups + g];
+            }
+        }
+    }
+}
+
+/* 16 rows from r on, and up to MOST_INPUTS rows of activations. */
+static void sixteen(const layout *l, rows16 row, int64_t k, const int8_t *xq, int64_t ldx, const meeting *with,
+                    int64_t n_tok, int n_terms, const uint8_t *next, const uint8_t *next_end, __m512 *acc) {
+    step s;
+    int8_t permuted[2][STEP];
+    const int64_t n_groups = k / l->group;
+    for (int64_t j = 0; j < n_tok; j++) {
+        acc[j] = _mm512_setzero_ps();
+    }
+    for (int64_t i = 0; i < k; i += STEP) {
+        int n = (int)BL_MIN(k - i, STEP);
+        int64_t bytes = n / l->block * l->block_bytes;
+        const uint8_t *stop = BL_MIN(next + bytes * ROWS, next_end);
+        for (; next < stop; next += 64) {
+            _mm_prefetch((const char *)next, _MM_HINT_T1);
+        }
+        if (n_tok == 1) {
+            one o = {.x = {xq + i, xq + (n_terms - 1) * ldx + i}, .with = with, .acc = acc[0]};
+            for (int j = 0; j < n_terms && l->apart; j++) {
+                permute(l->order, o.x[j], n, permuted[j]);
+                o.x[j] = permuted[j];
+            }
+            meet(l->type, row, n, n_terms, &o);
+            acc[0] = o.acc;
+        } else {
+            const inputs in = {xq + i, ldx, with, n_groups};
+            fill_codes(l->type, row, n, &s);
+            run_any(l, n_terms, &s, n, &in, n_tok * n_terms, acc);
+        }
+        with += n / l->group;
+        row.at += bytes;
+    }
+}
+
+/* Rows of activations whose sums are held at once; bl_group_scratch() has room for what they bring. */
+#define MOST_INPUTS 64
+_Static_assert(MOST_INPUTS / BLOCK * sizeof(meeting) <= 16 * BL_GROUP_SCRATCH, "bl_group_scratch() is too small");
+
 void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
                         int64_t ldy, void *scratch) {
@@ -574,40 +749,19 @@ void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
     }
     const layout l = layout_of(type);
     const int64_t row_bytes = k / l.block * l.block_bytes, n_groups = k / l.group;
-    step s;
-    __m512 acc[TOKENS];
+    __m512 acc[MOST_INPUTS];
 
     for (int64_t at = r0 * row_bytes; at < (r0 + ROWS) * row_bytes; at += 64) {
         _mm_prefetch((const char *)w + at, _MM_HINT_T1);
     }
-    for (int64_t turn = r0; turn < r1; turn += ROWS) {
-        const int64_t r = BL_MIN(turn, r1 - ROWS); /* the last sixteen may overlap those before */
-        /* The next sixteen rows are asked for while these are worked on. */
-        const uint8_t *next = w + (r + ROWS) * row_bytes;
-        const uint8_t *next_end = w + BL_MIN(r + 2 * ROWS, r1) * row_bytes;
-        for (int64_t t0 = 0; t0 < n_tok; t0 += TOKENS) {
-            int64_t nt = BL_MIN(n_tok - t0, TOKENS);
-            rows16 row = {w + r * row_bytes, row_bytes};
-            for (int64_t j = 0; j < nt; j++) {
-                acc[j] = _mm512_setzero_ps();
-            }
-            for (int64_t i = 0; i < k; i += STEP) {
-                int n = (int)BL_MIN(k - i, STEP);
-                int64_t first = t0 * n_terms, g = first * n_groups + i / l.group;
-                int64_t bytes = n / l.block * l.block_bytes;
-                const uint8_t *stop = BL_MIN(next + bytes * ROWS, next_end);
-                for (; next < stop; next += 64) {
-                    _mm_prefetch((const char *)next, _MM_HINT_T1);
-                }
-                const inputs in = {xq + first * ldx + i, xd + g, xsums + g, ldx, n_groups};
-                if (nt == 1) {
-                    acc[0] = step_one(&l, n_terms, row, n, &s, &in, acc[0]);
-                } else {
-                    fill_codes(type, row, n, &s);
-                    run_any(&l, n_terms, &s, n, in, nt, acc);
-                }
-                row.at += bytes;
-            }
+    for (int64_t t0 = 0; t0 < n_tok; t0 += MOST_INPUTS / n_terms) {
+        const int64_t nt = BL_MIN(n_tok - t0, MOST_INPUTS / n_terms), first = t0 * n_terms;
+        prepare(&l, xd + first * n_groups, xsums + first * n_groups, nt * n_terms, n_groups, scratch);
+        for (int64_t turn = r0; turn < r1; turn += ROWS) {
+            const int64_t r = BL_MIN(turn, r1 - ROWS); /* the last sixteen may overlap those before */
+            /* The next sixteen rows are asked for while these are worked on. */
+            sixteen(&l, (rows16){w + r * row_bytes, row_bytes}, k, xq + first * ldx, ldx, scratch, nt, n_terms,
+                    w + (r + ROWS) * row_bytes, w + BL_MIN(r + 2 * ROWS, r1) * row_bytes, acc);
             for (int64_t j = 0; j < nt; j++) {
                 _mm512_storeu_ps(y + (t0 + j) * ldy + r, acc[j]);
             }

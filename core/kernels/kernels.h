@@ -180,6 +180,7 @@ extern const bl_kernels bl_kernels_ref;
 #define BL_TERNARY_SCRATCH_MIN (80 << 10)
 #define BL_TERNARY_FEW 8
 size_t bl_ternary_scratch(int64_t k);  /* bytes, for ternary_i8 on any ISA */
+#define BL_GROUP_SCRATCH 32            /* bytes a weight of a row */
 size_t bl_group_scratch(int64_t k);    /* for group_i8; also holds k floats */
 
 /* ---- plain C pieces that ISA files share (kernels_ref.c) ------------------------- */

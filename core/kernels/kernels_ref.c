@@ -458,9 +458,9 @@ size_t bl_ternary_scratch(int64_t k) {
 }
 
 size_t bl_group_scratch(int64_t k) {
-    /* A row of int8 with scales and minima of groups of 16, which is less than the k floats that a
-     * row of activations takes while it is quantized. */
-    return sizeof(float) * (size_t)k + 64;
+    /* Sums and scales of 64 rows of activations, in groups of 16; more than a row of int8 with its scales and
+     * minima, and than the k floats that a row of activations takes while it is quantized. */
+    return BL_GROUP_SCRATCH * (size_t)k + 64;
 }
 
 static void ternary_i8(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
