@@ -238,7 +238,6 @@ INLINE void fill_q4_k(rows16 row, const sink *k) {
     const __m512i scales[2] = {and8(c[1], 63), _mm512_or_si512(and8(c[3], 15), shift_and8(c[1], 2, 0x30))};
     const __m512i minima[2] = {and8(c[2], 63),
                                _mm512_or_si512(shift_and8(c[3], 4, 15), shift_and8(c[2], 2, 0x30))};
-#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* 32 bytes: groups 2i and 2i + 1 */
         columns8(row, 16 + i * 32, c);
 #pragma GCC unroll 2
@@ -267,7 +266,6 @@ INLINE void fill_q6_k(rows16 row, const sink *k) {
     const __m512 d = halves(row, 208);
     __m512i sc[4];
     columns(row, 192, sc);
-#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         __m512i ab[2][8], h[8];
         columns8(row, half * 64, ab[0]);
@@ -463,48 +461,61 @@ INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s, one *o) {
     case_of(BL_TYPE_Q6_K) case_of(BL_TYPE_TQ1_0) case_of(BL_TYPE_TQ2_0) case_of(BL_TYPE_Q1_0)                  \
     case_of(BL_TYPE_PTQ1_0) case_of(BL_TYPE_Q2_0)
 
-/* Codes of n weights to s; not inlined, as it is large. */
-static __attribute__((noinline)) void fill_codes(int32_t type, rows16 row, int n, step *s) {
+#define FILL(t)                                                                                                \
+    static __attribute__((noinline)) void fill_##t(rows16 row, int n, step *s) { fill(t, row, n, 0, s, NULL); }
+EACH_TYPE(FILL)
+FILL(BL_TYPE_PQ2_0)
+#undef FILL
+
+/* Codes of n weights to s. */
+static void fill_codes(int32_t type, rows16 row, int n, step *s) {
     switch (type) {
 #define CASE(t)                                                                                                \
     case t:                                                                                                    \
-        fill(t, row, n, 0, s, NULL);                                                                           \
+        fill_##t(row, n, s);                                                                                   \
         break;
         EACH_TYPE(CASE)
 #undef CASE
     default:
-        fill(BL_TYPE_PQ2_0, row, n, 0, s, NULL);
+        fill_BL_TYPE_PQ2_0(row, n, s);
         break;
     }
 }
 
-/* n weights met by the rows (1 or 2) of one token. */
-INLINE void meet_one(int32_t type, rows16 row, int n, int rows, one *o) {
+/* n weights met by the rows (1 or 2) of one token.  A function for each type: in one of all of them gcc 12 loses
+ * sight of the arrays' elements and keeps them in memory. */
+INLINE void meet_rows(int32_t type, rows16 row, int n, int rows, one *o) {
     one here = *o;
     fill(type, row, n, rows, NULL, &here);
     o->acc = here.acc;
     o->with = here.with;
 }
+#define MEET(t)                                                                                                \
+    static __attribute__((noinline)) void meet_1_##t(rows16 row, int n, one *o) { meet_rows(t, row, n, 1, o); } \
+    static __attribute__((noinline)) void meet_2_##t(rows16 row, int n, one *o) { meet_rows(t, row, n, 2, o); }
+EACH_TYPE(MEET)
+MEET(BL_TYPE_PQ2_0)
+#undef MEET
 
-static __attribute__((noinline)) void meet(int32_t type, rows16 row, int n, int rows, one *o) {
+static void meet(int32_t type, rows16 row, int n, int rows, one *o) {
     switch (type) {
 #define CASE(t)                                                                                                \
     case t:                                                                                                    \
         if (rows == 1) {                                                                                       \
-            meet_one(t, row, n, 1, o);                                                                         \
+            meet_1_##t(row, n, o);                                                                             \
         } else {                                                                                               \
-            meet_one(t, row, n, 2, o);                                                                         \
+            meet_2_##t(row, n, o);                                                                             \
         }                                                                                                      \
         break;
         EACH_TYPE(CASE)
-#undef CASE
     default:
         if (rows == 1) {
-            meet_one(BL_TYPE_PQ2_0, row, n, 1, o);
+            meet_1_BL_TYPE_PQ2_0(row, n, o);
         } else {
-            meet_one(BL_TYPE_PQ2_0, row, n, 2, o);
+            meet_2_BL_TYPE_PQ2_0(row, n, o);
         }
         break;
+#undef CASE
     }
 }
 
