@@ -315,8 +315,15 @@ static int show(const bl_cli_line *line, const char *name, int tensors, int veri
     if (status == BL_CLI_OK && memory) {
         status = print_memory(model, &line->options);
     } else if (status == BL_CLI_OK) {
+        bl_alloc alloc = bl_alloc_from_host(NULL);
+        bl_gguf *whole = NULL; /* the model has forgotten its vocabulary's texts */
         print_types(model->gguf);
-        print_keys(model->gguf);
+        s = bl_gguf_open(model->mapping.data, model->mapping.size, &alloc, &whole, &error);
+        if (s == BITLM_OK)
+            print_keys(whole);
+        else
+            status = bl_cli_error(s, &error);
+        bl_gguf_free(whole);
         if (tensors)
             print_tensors(model->gguf);
     }

@@ -40,8 +40,8 @@ typedef struct bl_context {
     float *x;                      /* residual stream (hidden_size) */
     float *h;                      /* normalised input, attention output (max(hidden, heads*dim)) */
     float *q, *k, *v;              /* (n_heads*head_dim), (n_kv_heads*head_dim) */
-    float *gate, *up;              /* (ffn_size) */
-    float *y;                      /* layer output before the residual add (hidden_size) */
+    float *gate, *up;              /* (ffn_size); in the place of q, k and v */
+    float *y;                      /* layer output before the residual add (hidden_size); in the place of up */
     int8_t *xq;                    /* quantized input of a linear layer (widest k) */
     float *xs;                     /* its scales: 1 or k/group a token */
     int32_t *xsum;                 /* its sums, likewise */

@@ -682,6 +682,7 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
     s = bl_tokenizer_open(m->gguf, (int32_t)m->vocab_size, &m->alloc, &m->tokenizer, error);
     if (s)
         return s;
+    bl_gguf_forget_arrays(m->gguf);
     if (m->arch->head && bl_gguf_string(m->gguf, "tokenizer.chat_template", &text) == 1)
         m->chat = bl_chat_find(text.data, text.length);
     if (m->chat)
