@@ -157,7 +157,8 @@ static int print_memory(bitlm_model *model, const bitlm_options *options) {
         {"file", "all of it: mapped, shared by all who use it", p.file_bytes},
         {"KV cache", "keys and values of a session", p.kv_bytes},
         {"scratch", "activations, logits and sampler of a session", p.scratch_bytes},
-        {"total", "file, cache and scratch", p.total_bytes},
+        {"shortlist", "int8 copy of the head, once a process: option head", p.shortlist_bytes},
+        {"total", "file, cache, scratch and shortlist", p.total_bytes},
         {"as float32", "the parameters, if they were", p.float_bytes},
     };
     char number[32];

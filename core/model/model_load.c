@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/model.h"
+#include "model/shortlist.h"
 #include "quant/quant.h"
 
 /* Sizes beyond these are no model that exists; they keep every product below inside int64. */
@@ -691,6 +691,7 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
 }
 
 void bl_model_unload(bitlm_model *m) {
+    bl_shortlist_free(m);
     bl_tokenizer_free(m->tokenizer);
     bl_free(&m->alloc, m->memory);
     bl_gguf_free(m->gguf);
