@@ -11,8 +11,8 @@
  * Together, with error >= |w - v| and norm >= |w|, |v|:
  *   |l - c|  <=  error |x|  +  norm (|x - z| + g(m1) |x| + g(m2) (|z1| + |z2|))  =  a error + b norm
  * Results below the normal floats lose at most 2^-150 a step, times an integer of 2^19 in a scale: BL_HEAD_TINY is far more.
- * None of the sums overflows as long as no norm times |x| passes 1e37; else the bound is infinite.  The norms are computed in
- * double and enlarged by more than their own rounding.
+ * None of the sums overflows as long as no norm times |x| passes 1e37; else the bound is infinite.  All norms are enlarged by more
+ * than the rounding of their own sums; |v| <= |w| + |w - v|.
  *
  * Called by core/run/session.c and settle.c. */
 #include <errno.h>
@@ -50,35 +50,28 @@ bl_linear bl_shortlist_linear(const bitlm_model *m) {
 
 /* ---- making it --------------------------------------------------------------------------------- */
 
-/* No less than x, which has been computed in double with less than a millionth of error. */
-static float at_least(double x) { return (float)(x * (1.0 + 1e-6) + 1.2e-38); }
+/* No less than the length whose square the kernel dot_f32 has summed to x: (k/16 + 5) u is below 1e-3, and what is lost below the
+ * normal floats is less than 1e-19. */
+static float at_least(float x) { return sqrtf(x) * 1.001f + 1e-19f; }
 
-static void copy_row(const float *w, int64_t k, uint8_t *out, float *error, float *norm) {
-    double lost = 0.0, own = 0.0, copied = 0.0;
-    for (int64_t g = 0; g < k / GROUP; g++, w += GROUP, out += GROUP_BYTES) {
-        float most = 0.0f;
-        for (int i = 0; i < GROUP; i++)
-            most = fabsf(w[i]) > most ? fabsf(w[i]) : most;
-        uint16_t half = bl_f32_to_f16(most / 127.0f);
-        if (half > LARGEST_HALF)
+/* w becomes what the copy lacks. */
+static void copy_row(const bl_kernels *kn, float *w, int64_t k, int8_t *q, float *d, int32_t *sums, uint8_t *out, float *error,
+                     float *norm) {
+    float own = at_least(kn->dot_f32(w, w, k));
+    kn->quant_groups(w, k, GROUP, q, d, sums);
+    for (int64_t g = 0; g < k / GROUP; g++, out += GROUP_BYTES) {
+        uint16_t half = bl_f32_to_f16(d[g]);
+        if (half > LARGEST_HALF) /* too large, or NaN for weights that are not finite */
             half = LARGEST_HALF;
-        float d = bl_f16_to_f32(half), inverse = d > 0.0f ? 1.0f / d : 0.0f;
+        d[g] = bl_f16_to_f32(half);
         out[0] = (uint8_t)half;
         out[1] = (uint8_t)(half >> 8);
-        for (int i = 0; i < GROUP; i++) {
-            float q = rintf(w[i] * inverse);
-            q = q < 127.0f ? q : 127.0f; /* a NaN too */
-            q = q > -127.0f ? q : -127.0f;
-            out[2 + i] = (uint8_t)(int8_t)q;
-            double v = (double)q * (double)d, r = (double)w[i] - v;
-            lost += r * r;
-            own += (double)w[i] * (double)w[i];
-            copied += v * v;
-        }
+        memcpy(out + 2, q + g * GROUP, GROUP);
     }
-    *error = at_least(sqrt(lost));
-    *norm = at_least(sqrt(own > copied ? own : copied));
-    if (!isfinite(own)) /* a NaN is none of the greater */
+    kn->residual(w, k, GROUP, q, d, w);
+    *error = at_least(kn->dot_f32(w, w, k)) * 1.001f; /* the residual itself is rounded */
+    *norm = own + *error;
+    if (!isfinite(*norm))
         *error = *norm = INFINITY;
 }
 
@@ -86,25 +79,32 @@ typedef struct build_job {
     const bl_linear *head;
     bl_shortlist *list;
     uint8_t *rows;
-    float *scratch;   /* (n_threads, k) */
+    float *scratch;   /* (n_threads) of k floats, their scales, sums and codes: 3 k floats are enough */
+    const bl_kernels *kernels;
 } build_job;
 
 static void build_tile(void *arg, int64_t tile, int thread) {
+    static const float one = 1.0f;
     const build_job *job = arg;
     const bl_linear *h = job->head;
-    float *w = job->scratch + (int64_t)thread * h->k;
+    float *w = job->scratch + (int64_t)thread * 3 * h->k, *d = w + h->k;
+    int32_t *sums = (int32_t *)(void *)(d + h->k / GROUP);
+    int8_t *q = (int8_t *)(sums + h->k / GROUP);
     int64_t bytes = h->k / GROUP * GROUP_BYTES, end = BL_MIN((tile + 1) * ROWS_A_TILE, h->n);
     for (int64_t r = tile * ROWS_A_TILE; r < end; r++) {
-        bl_decode_row(h->type, h->data, (uint64_t)h->n, (uint64_t)h->k, (uint64_t)r, w);
-        copy_row(w, h->k, job->rows + r * bytes, &job->list->error[r], &job->list->norm[r]);
+        if (h->type == BL_TYPE_F16) /* one position of probability 1: the fast way to floats */
+            job->kernels->mix_f16(&one, 1, 1, (const uint16_t *)(const void *)h->data + r * h->k, h->k, 1, h->k, w, h->k);
+        else
+            bl_decode_row(h->type, h->data, (uint64_t)h->n, (uint64_t)h->k, (uint64_t)r, w);
+        copy_row(job->kernels, w, h->k, q, d, sums, job->rows + r * bytes, &job->list->error[r], &job->list->norm[r]);
     }
 }
 
 static bitlm_status build(bitlm_model *m, bl_pool *pool, bl_poll *poll, bl_shortlist **out, bitlm_error *error) {
     const bl_linear *h = &m->head;
     size_t n = (size_t)h->n, row = (size_t)(h->k / GROUP * GROUP_BYTES), whole = (size_t)bl_shortlist_bytes(m);
-    size_t scratch = (size_t)bl_pool_threads(pool) * (size_t)h->k * sizeof(float);
-    build_job job = {.head = h};
+    size_t scratch = (size_t)bl_pool_threads(pool) * 3 * (size_t)h->k * sizeof(float);
+    build_job job = {.head = h, .kernels = m->kernels};
     bitlm_status status = BITLM_OK;
     uint8_t *memory = bl_malloc(&m->alloc, whole);
     job.scratch = bl_malloc(&m->alloc, scratch);
