@@ -124,6 +124,10 @@ typedef struct bitlm_text {
 #define BITLM_ACT_RELU2 1
 #define BITLM_ACT_SILU 2
 
+#define BITLM_HEAD_FULL 0
+#define BITLM_HEAD_SHORTLIST 1  /* an int8 copy of a float output head, made once a model and shared by its sessions, says which
+                                 * few tokens are worth their row of the head; heads of other types: as FULL */
+
 typedef struct bitlm_options {
     uint32_t size;           /* sizeof(bitlm_options) */
     int32_t max_tokens;      /* 128; 0 .. 2^31-1 */
@@ -151,7 +155,7 @@ typedef struct bitlm_options {
     int32_t group;           /* 0: all; values that share a scale; bitlm_vector_quantize */
     int32_t rounding;        /* BITLM_ROUND_*; json "nearest", "stochastic" (by seed), "feedback"; bitlm_vector_quantize */
     int32_t hadamard;        /* 0: not; 2 .. 32,768, a power of two: values of a block that is rotated; bitlm_vector_quantize */
-    int32_t reserved;        /* 0 */
+    int32_t head;            /* BITLM_HEAD_*; json "full", "shortlist": the same results by less reading; of the session */
     uint64_t seed;           /* 0; the same seed gives the same text */
     bitlm_text model;        /* {NULL,0}: the built-in of the call */
     bitlm_text *stop;        /* n_stop strings, none empty; generation ends before one */
@@ -235,10 +239,11 @@ typedef struct bitlm_memory_parts {
     uint64_t kv_positions;    /* tokens the cache holds: several texts share it */
     uint64_t kv_bytes;        /* keys and values, with the scales of int8 and int4 */
     uint64_t scratch_bytes;   /* activations, logits and the sampler's */
-    uint64_t total_bytes;     /* file_bytes + kv_bytes + scratch_bytes */
+    uint64_t total_bytes;     /* file_bytes + kv_bytes + scratch_bytes + shortlist_bytes */
+    uint64_t shortlist_bytes; /* with head = shortlist: the head's copy, once a process and model */
 } bitlm_memory_parts;
 
-/* options (may be NULL): n_ctx, kv_type, rows, threads, as for bitlm_session_open and with its errors. */
+/* options (may be NULL): n_ctx, kv_type, rows, threads, head, as for bitlm_session_open and with its errors. */
 BITLM_API bitlm_status bitlm_memory(bitlm_model *model, const bitlm_options *options, bitlm_memory_parts *parts,
                                     bitlm_error *error);
 /* The same as a JSON object of those names, NUL-terminated; LIMIT: capacity is too small (1,000 bytes are enough). */
@@ -292,7 +297,7 @@ BITLM_API bitlm_status bitlm_chunks(const bitlm_model *model, const char *text, 
 typedef struct bitlm_session bitlm_session;
 
 /* A KV cache, a sampler and scratch memory over a model.  One arena, sized
- * here; stepping allocates nothing.  options: threads, n_ctx, kv_type. */
+ * here; stepping allocates nothing.  options: threads, n_ctx, kv_type, rows, activations, head. */
 BITLM_API bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options,
                                           const bitlm_host *host, bitlm_session **session,
                                           bitlm_error *error);

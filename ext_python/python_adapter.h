@@ -102,7 +102,7 @@ int blpy_array_register(PyObject *module, blpy_state *state);
 typedef struct blpy_session {
     struct blpy_session *next;
     bitlm_session *core;
-    int32_t threads, n_ctx, kv_type, rows, activations;
+    int32_t threads, n_ctx, kv_type, rows, activations, head;
     blpy_host host;
 } blpy_session;
 

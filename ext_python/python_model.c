@@ -43,7 +43,7 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     pthread_mutex_lock(&self->lock);
     for (at = &self->idle; *at; at = &(*at)->next)
         if ((*at)->threads == shaped.threads && (*at)->n_ctx == shaped.n_ctx && (*at)->kv_type == shaped.kv_type &&
-            (*at)->rows == shaped.rows && (*at)->activations == shaped.activations) {
+            (*at)->rows == shaped.rows && (*at)->activations == shaped.activations && (*at)->head == shaped.head) {
             s = *at;
             *at = s->next;
             self->n_idle--;
@@ -63,6 +63,7 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     s->kv_type = shaped.kv_type;
     s->rows = shaped.rows;
     s->activations = shaped.activations;
+    s->head = shaped.head;
     blpy_error_init(&error);
     status = bitlm_session_open(self->model, &shaped, &s->host.host, &s->core, &error);
     if (status) {

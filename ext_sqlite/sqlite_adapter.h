@@ -44,7 +44,7 @@ typedef struct bls_session {
     struct bls_session *next;
     bitlm_model *model; /* a reference of its own: bitlm_unload may come first */
     bitlm_session *core;
-    int32_t n_ctx, kv_type, threads, rows, activations;
+    int32_t n_ctx, kv_type, threads, rows, activations, head;
     int busy;
 } bls_session;
 

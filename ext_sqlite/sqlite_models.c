@@ -13,7 +13,7 @@
  *                                      what people store.  The first call for a
  *                                      model reads its whole file
  *     bitlm_memory([opts])             JSON: bytes of a model and of a session over it,
- *                                      part by part, for n_ctx, kv_type, rows, threads
+ *                                      part by part, for n_ctx, kv_type, rows, threads, head
  *     bitlm_memory(shape, opts)        the same of a model that is not there, by its sizes
  *     SELECT * FROM bitlm_models       a row for each model that can be named
  *

@@ -533,10 +533,13 @@ bitlm_status bls_borrow(bls_call *call, bitlm_model *model, bls_session **result
         if (info.context_length > BLS_CEILING_N_CTX)
             call->options.n_ctx = BLS_CEILING_N_CTX;
     }
+    if (state->noload) /* strangers' SQL takes no memory for speed */
+        call->options.head = BITLM_HEAD_FULL;
     for (session = state->sessions; session; session = session->next) {
         if (!session->busy && session->model == model && session->n_ctx == o->n_ctx &&
             session->kv_type == o->kv_type && session->threads == o->threads &&
-            session->rows == o->rows && session->activations == o->activations) {
+            session->rows == o->rows && session->activations == o->activations &&
+            session->head == o->head) {
             session->busy = 1;
             *result = session;
             return BITLM_OK;
@@ -561,6 +564,7 @@ bitlm_status bls_borrow(bls_call *call, bitlm_model *model, bls_session **result
     session->threads = o->threads;
     session->rows = o->rows;
     session->activations = o->activations;
+    session->head = o->head;
     session->busy = 1;
     session->next = state->sessions;
     state->sessions = session;

@@ -91,7 +91,7 @@ void bl_cli_host(bitlm_host *host) {
  * need no value.  Anything else travels as the number it spells, or as text for the
  * parser to refuse. */
 static const char *const text_options[] = {"model", "kv_type",    "truncate",   "on_error",    "activations",
-                                           "load",  "hidden_act", "json_schema", "chat_template"};
+                                           "load",  "hidden_act", "json_schema", "chat_template", "head"};
 static const char *const list_options[] = {"stop", "choices"}; /* may be given several times */
 static const char *const switch_options[] = {"ignore_eos", "logprobs"};
 

@@ -2,6 +2,7 @@
  * each piece written as soon as it is final.  Called by cli.c. */
 #define _GNU_SOURCE
 #include "cli/cli.h"
+#include "run/run.h"
 
 #include <errno.h>
 #include <math.h>
@@ -21,6 +22,7 @@ static const char usage[] =
     "  --ignore-eos          --n-ctx 0 (model's)   --kv-type f16|f32|int8|int4\n"
     "  --threads N           --timeout-ms 0        --truncate none|start|end\n"
     "  --rows 0 (8 with --each: texts of n_ctx that the cache has room for)\n"
+    "  --head full|shortlist  shortlist: a float output head is read only where it matters (docs/SQL.md)\n"
     "  --lookup 0 (tokens guessed from the text so far; the answer stays the same)\n"
     "  --load auto|mmap|copy --hidden-act auto|relu2|silu\n"
     "  --chat                the prompt is what a user says (models with a chat template)\n"
@@ -64,6 +66,16 @@ static int print_piece(const bitlm_piece *piece, int with_logprobs) {
 }
 
 /* prompt NULL: its tokens are not known here (a chat's messages are rendered in the core). */
+/* How often the shortlist of the head was enough. */
+static void print_head(const bl_short_head *h) {
+    unsigned long long settled = h->n_settled, whole = h->n_whole;
+    if (h->list && h->on)
+        fprintf(stderr, "head:    %llu tokens from the shortlist, %.1f rows of the head read for each; %llu more needed all\n", settled,
+                settled ? (double)h->n_kept / (double)settled : 0.0, whole);
+    else if (h->list)
+        fprintf(stderr, "head:    all rows, since these options need every token's probability\n");
+}
+
 static void print_stats(const bitlm_model *model, const bitlm_text *prompt, int64_t n_made,
                         uint64_t t_open, uint64_t t_first, uint64_t t_end, int finish) {
     static const char *const why[] = {"cut off", "stop", "length", "context"};
@@ -181,6 +193,8 @@ int bl_cli_generate(int argc, char **argv, int first) {
         status = bl_cli_error(s, &error);
     if (verbose && t_first)
         print_stats(model, chat ? NULL : &prompt, n_made, t_open, t_first, t_end, finish);
+    if (verbose && t_first)
+        print_head(&session->head);
 
 fail:
     bitlm_session_free(session);

@@ -157,7 +157,8 @@ static int print_memory(bitlm_model *model, const bitlm_options *options) {
         {"file", "all of it: mapped, shared by all who use it", p.file_bytes},
         {"KV cache", "keys and values of a session", p.kv_bytes},
         {"scratch", "activations, logits and sampler of a session", p.scratch_bytes},
-        {"total", "file, cache and scratch", p.total_bytes},
+        {"shortlist", "int8 copy of the head, once a process: option head", p.shortlist_bytes},
+        {"total", "file, cache, scratch and shortlist", p.total_bytes},
         {"as float32", "the parameters, if they were", p.float_bytes},
     };
     char number[32];
@@ -315,8 +316,15 @@ static int show(const bl_cli_line *line, const char *name, int tensors, int veri
     if (status == BL_CLI_OK && memory) {
         status = print_memory(model, &line->options);
     } else if (status == BL_CLI_OK) {
+        bl_alloc alloc = bl_alloc_from_host(NULL);
+        bl_gguf *whole = NULL; /* the model has forgotten its vocabulary's texts */
         print_types(model->gguf);
-        print_keys(model->gguf);
+        s = bl_gguf_open(model->mapping.data, model->mapping.size, &alloc, &whole, &error);
+        if (s == BITLM_OK)
+            print_keys(whole);
+        else
+            status = bl_cli_error(s, &error);
+        bl_gguf_free(whole);
         if (tensors)
             print_tensors(model->gguf);
     }

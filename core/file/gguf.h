@@ -41,6 +41,8 @@ typedef struct bl_tensor {
 bitlm_status bl_gguf_open(const uint8_t *data, size_t size, const bl_alloc *alloc, bl_gguf **gguf,
                           bitlm_error *error);
 void bl_gguf_free(bl_gguf *gguf);
+/* Gives back the memory of the large arrays, which are as if absent afterwards: a vocabulary lies in its tokenizer. */
+void bl_gguf_forget_arrays(bl_gguf *gguf);
 
 uint32_t bl_gguf_version(const bl_gguf *gguf);
 uint64_t bl_gguf_n_tensors(const bl_gguf *gguf);

@@ -24,7 +24,7 @@ typedef struct entry {
     const char *key;
     int32_t type;    /* as in the file */
     int32_t element; /* of an array, as in the file */
-    int32_t stored;  /* of an array: I32 (any integers that fit), I64, U64, F32, F64, BOOL, STRING */
+    int32_t stored;  /* of an array: I32 (any integers that fit), I64, U64, F32, F64, BOOL, STRING, or FORGOTTEN */
     uint64_t count;
     const uint8_t *raw; /* the value in the mapping: only for copying it */
     uint64_t raw_bytes;
@@ -41,9 +41,10 @@ typedef struct entry {
 typedef struct chunk {
     struct chunk *next;
     size_t used, capacity;
-    size_t padding; /* the memory behind is 16-byte aligned */
+    size_t alone; /* one large copy has it to itself (the memory behind is 16-byte aligned) */
 } chunk;
 
+#define FORGOTTEN (-1)
 #define CHUNK_BYTES ((size_t)65536 - sizeof(chunk))
 
 struct bl_gguf {
@@ -81,7 +82,8 @@ static void *take(bl_gguf *g, size_t bytes) {
             return NULL;
         c->used = 0;
         c->capacity = capacity;
-        if (rounded > CHUNK_BYTES / 4 && g->chunks != NULL) { /* keep filling the open chunk */
+        c->alone = rounded > CHUNK_BYTES / 4 && g->chunks != NULL;
+        if (c->alone) { /* keep filling the open chunk */
             c->next = g->chunks->next;
             g->chunks->next = c;
         } else {
@@ -274,6 +276,42 @@ static bitlm_status copy_integers(reader *r, entry *e, const uint8_t *p, unsigne
     return BITLM_OK;
 }
 
+/* The texts lie in one block behind their descriptions, as the file has them, each with its length in front.  The lengths
+ * that count are those of the copy: another program may write the file meanwhile. */
+static bitlm_status copy_strings(reader *r, entry *e) {
+    uint64_t begin = r->pos, length = 0, at = 0, i;
+    bitlm_text *texts = NULL;
+    uint8_t *copy;
+    size_t bytes;
+    bitlm_status status = BITLM_OK;
+    for (i = 0; status == BITLM_OK && i < e->count; i++) {
+        status = read_u64(r, &length);
+        if (status == BITLM_OK)
+            status = need(r, length);
+        if (status == BITLM_OK)
+            r->pos += length;
+    }
+    if (status != BITLM_OK)
+        return status;
+    bytes = (size_t)(r->pos - begin);
+    texts = take(r->gguf, (size_t)e->count * sizeof *texts + bytes + 1); /* both are less than the file's size, thrice */
+    if (texts == NULL)
+        return bl_error_nomem(r->error, bytes, "an array of strings of a GGUF file");
+    copy = (uint8_t *)(texts + e->count);
+    memcpy(copy, r->data + begin, bytes);
+    for (i = 0; i < e->count; i++) {
+        if (bytes - at < 8 || (length = bl_read_u64(copy + at)) > bytes - at - 8)
+            return bl_error(r->error, BITLM_FORMAT, "the GGUF file changed while %s was read", r->where);
+        copy[at] = '\0'; /* of the text before */
+        texts[i] = (bitlm_text){(const char *)copy + at + 8, (size_t)length};
+        at += 8 + length;
+    }
+    copy[at] = '\0';
+    e->stored = BL_GGUF_STRING;
+    e->value.array = texts;
+    return BITLM_OK;
+}
+
 static bitlm_status read_array(reader *r, entry *e) {
     uint32_t element = 0;
     uint64_t least;
@@ -299,15 +337,8 @@ static bitlm_status read_array(reader *r, entry *e) {
         return status;
 
     const uint8_t *p = r->data + r->pos;
-    if (element == BL_GGUF_STRING) {
-        bitlm_text *texts = NULL;
-        status = take_array(r, e->count, sizeof *texts, "an array of strings of a GGUF file", &texts);
-        for (uint64_t i = 0; status == BITLM_OK && i < e->count; i++)
-            status = read_string(r, &texts[i]);
-        e->stored = BL_GGUF_STRING;
-        e->value.array = texts;
-        return status;
-    }
+    if (element == BL_GGUF_STRING)
+        return copy_strings(r, e);
     r->pos += e->count * least;
     if (element != BL_GGUF_F32 && element != BL_GGUF_F64 && element != BL_GGUF_BOOL)
         return copy_integers(r, e, p, (unsigned)least);
@@ -797,6 +828,24 @@ void bl_gguf_free(bl_gguf *gguf) {
     bl_free(&alloc, gguf);
 }
 
+void bl_gguf_forget_arrays(bl_gguf *gguf) {
+    for (uint64_t i = 0; i < gguf->n_keys; i++) {
+        entry *e = &gguf->entries[i];
+        if (e->type != BL_GGUF_ARRAY)
+            continue;
+        for (chunk **at = &gguf->chunks; *at != NULL; at = &(*at)->next) {
+            chunk *c = *at;
+            if (c->alone && (const void *)(c + 1) == e->value.array) {
+                *at = c->next;
+                bl_free(&gguf->alloc, c);
+                e->value.array = NULL;
+                e->stored = FORGOTTEN;
+                break;
+            }
+        }
+    }
+}
+
 /* ---- questions ----------------------------------------------------------------- */
 
 uint32_t bl_gguf_version(const bl_gguf *gguf) {
@@ -1002,7 +1051,7 @@ const char *bl_gguf_show(const bl_gguf *gguf, uint64_t i, char *out, size_t cap)
         return out;
     }
     append(out, cap, &used, "[");
-    for (uint64_t j = 0; j < e->count && j < SHOWN; j++) {
+    for (uint64_t j = 0; j < e->count && j < SHOWN && e->stored != FORGOTTEN; j++) {
         if (j > 0)
             append(out, cap, &used, ", ");
         if (e->stored == BL_GGUF_STRING) {
@@ -1017,7 +1066,7 @@ const char *bl_gguf_show(const bl_gguf *gguf, uint64_t i, char *out, size_t cap)
         }
     }
     if (e->count > SHOWN) {
-        snprintf(piece, sizeof piece, ", … %llu in all", (ull)e->count);
+        snprintf(piece, sizeof piece, "%s… %llu in all", e->stored == FORGOTTEN ? "" : ", ", (ull)e->count);
         append(out, cap, &used, piece);
     }
     append(out, cap, &used, "]");

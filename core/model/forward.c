@@ -20,8 +20,26 @@ static void widen(bl_context *c, const bl_linear *l) {
         c->normed_width = BL_MAX(c->normed_width, l->k);
 }
 
+/* Queries, keys and values are over when attention has run, gate and up when their product is made: they share their place
+ * with each other and with y, which the next layer adds to x before any of them is written.  y lies where up does, since a layer
+ * of floats still reads gate while it writes y. */
+static void lay_shared(bl_context *c, size_t batch, bl_arena *arena) {
+    const bitlm_model *m = c->model;
+    size_t attn = (size_t)(m->n_heads * m->head_dim), kv = (size_t)(m->n_kv_heads * m->head_dim);
+    size_t hidden = (size_t)m->hidden_size, ffn = (size_t)m->ffn_size;
+    size_t width = BL_MAX(attn + 2 * kv, ffn + BL_MAX(ffn, hidden));
+    float *all = bl_arena_take(arena, batch, width * sizeof(float));
+    if (!all)
+        return;
+    c->q = all;
+    c->k = c->q + batch * attn;
+    c->v = c->k + batch * kv;
+    c->gate = all;
+    c->up = c->y = c->gate + batch * ffn;
+}
+
 void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int64_t capacity,
-                       int32_t kv_type, int64_t max_batch, int n_threads, bl_arena *arena) {
+                       int32_t kv_type, int64_t max_batch, int n_threads, const bl_linear *more, bl_arena *arena) {
     size_t batch = (size_t)max_batch, threads = (size_t)n_threads;
     size_t attn = (size_t)(m->n_heads * m->head_dim), kv = (size_t)(m->n_kv_heads * m->head_dim);
     size_t hidden = (size_t)m->hidden_size;
@@ -44,6 +62,8 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     }
     widen(c, &m->head);
     widen(c, &m->pool_proj);
+    if (more)
+        widen(c, more);
 
     c->kv.type = kv_type;
     c->kv.n_layers = m->causal ? m->n_layers : 1;
@@ -61,12 +81,7 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
 
     c->x = bl_arena_take(arena, batch, hidden * sizeof(float));
     c->h = bl_arena_take(arena, batch, wide * sizeof(float));
-    c->q = bl_arena_take(arena, batch, attn * sizeof(float));
-    c->k = bl_arena_take(arena, batch, kv * sizeof(float));
-    c->v = bl_arena_take(arena, batch, kv * sizeof(float));
-    c->gate = bl_arena_take(arena, batch, (size_t)m->ffn_size * sizeof(float));
-    c->up = bl_arena_take(arena, batch, (size_t)m->ffn_size * sizeof(float));
-    c->y = bl_arena_take(arena, batch, hidden * sizeof(float));
+    lay_shared(c, batch, arena);
     c->xq = bl_arena_take(arena, batch, (size_t)c->act_width);
     c->xs = bl_arena_take(arena, batch, (size_t)c->max_groups * sizeof(float));
     c->xsum = bl_arena_take(arena, batch, (size_t)c->max_groups * sizeof(int32_t));
@@ -260,18 +275,22 @@ bitlm_status bl_forward(bl_context *c, const bl_batch *batch) {
 
 /* ---- what comes out -------------------------------------------------------------------------- */
 
-bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits) {
+void bl_head_inputs(bl_context *c, const int32_t *rows, int64_t n_rows, float *out) {
     const bitlm_model *m = c->model;
-    int op = bl_profile_switch(&c->profile, BL_OP_HEAD);
     for (int64_t i = 0; i < n_rows; i++) {
         const float *x = c->x + rows[i] * m->hidden_size;
-        float *h = c->h + i * m->hidden_size;
+        float *h = out + i * m->hidden_size;
         if (m->output_norm)
             c->kernels->rmsnorm(x, m->output_norm, m->hidden_size, m->norm_eps, h);
         else
             memcpy(h, x, (size_t)m->hidden_size * sizeof(float));
     }
-    bitlm_status status = bl_linear_one(c, &m->head, c->h, n_rows, logits, NULL);
+}
+
+bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits) {
+    int op = bl_profile_switch(&c->profile, BL_OP_HEAD);
+    bl_head_inputs(c, rows, n_rows, c->h);
+    bitlm_status status = bl_linear_one(c, &c->model->head, c->h, n_rows, logits, NULL);
     bl_profile_switch(&c->profile, op);
     return status;
 }

@@ -40,8 +40,8 @@ typedef struct bl_context {
     float *x;                      /* residual stream (hidden_size) */
     float *h;                      /* normalised input, attention output (max(hidden, heads*dim)) */
     float *q, *k, *v;              /* (n_heads*head_dim), (n_kv_heads*head_dim) */
-    float *gate, *up;              /* (ffn_size) */
-    float *y;                      /* layer output before the residual add (hidden_size) */
+    float *gate, *up;              /* (ffn_size); in the place of q, k and v */
+    float *y;                      /* layer output before the residual add (hidden_size); in the place of up */
     int8_t *xq;                    /* quantized input of a linear layer (widest k) */
     float *xs;                     /* its scales: 1 or k/group a token */
     int32_t *xsum;                 /* its sums, likewise */
@@ -75,9 +75,10 @@ typedef struct bl_batch {
 int32_t bl_kv_bits(int32_t kv_type);
 
 /* Lays the context out in an arena (called twice: measuring, then for real).  max_seq: the
- * longest sequence; capacity: positions of all sequences together. */
+ * longest sequence; capacity: positions of all sequences together; more: a layer that will run besides the model's, or
+ * NULL. */
 void bl_context_layout(bl_context *c, const bitlm_model *model, int64_t max_seq, int64_t capacity,
-                       int32_t kv_type, int64_t max_batch, int n_threads, bl_arena *arena);
+                       int32_t kv_type, int64_t max_batch, int n_threads, const bl_linear *more, bl_arena *arena);
 
 /* Runs the batch (n <= max_batch); c->x then holds the residual stream after the last
  * block, (n, hidden_size).  CANCELED or TIMEOUT from poll. */
@@ -85,6 +86,8 @@ bitlm_status bl_forward(bl_context *c, const bl_batch *batch);
 /* The same for layers first .. last-1 alone, of a batch of whole sequences: x (n, hidden_size) is what the layers before
  * them leave; NULL: the embedding (first = 0). */
 bitlm_status bl_forward_layers(bl_context *c, const bl_batch *batch, int64_t first, int64_t last, const float *x);
+/* The head's inputs for n_rows rows of c->x, each `rows[i]`: (n_rows, hidden_size). */
+void bl_head_inputs(bl_context *c, const int32_t *rows, int64_t n_rows, float *out);
 /* Logits of n_rows rows of c->x, each `rows[i]`: (n_rows, vocab_size). */
 bitlm_status bl_forward_logits(bl_context *c, const int32_t *rows, int64_t n_rows, float *logits);
 /* Pools n_seq sequences of c->x, sequence i being rows first[i] .. first[i+1]-1, into

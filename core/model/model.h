@@ -123,6 +123,7 @@ struct bitlm_model {
     int32_t builtin;               /* the mapping is linked in */
     int32_t passing;               /* opened to be hashed: pages that were read are given back */
     int32_t listed;                /* stands in the registry's list */
+    struct bl_shortlist *shortlist; /* made when first asked for, guarded by a lock of shortlist.c */
     struct bitlm_model *next;      /* registry's list */
 };
 

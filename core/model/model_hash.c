@@ -106,14 +106,14 @@ static bitlm_status add_raw(hasher *h, const bl_tensor *t) {
     return BITLM_OK;
 }
 
-static void add_tokenizer(hasher *h) {
+/* g: the model's file, with its arrays. */
+static void add_tokenizer(hasher *h, const bl_gguf *g) {
     static const char *const ints[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                                        "tokenizer.ggml.eot_token_id", "tokenizer.ggml.unknown_token_id",
                                        "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token",
                                        "tokenizer.ggml.add_space_prefix"};
     static const char *const texts[] = {"tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"};
     static const char *const lists[] = {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"};
-    const bl_gguf *g = h->m->gguf;
     uint64_t n;
     for (size_t i = 0; i < BL_COUNT(ints); i++) {
         int64_t v = -1;
@@ -167,20 +167,26 @@ bitlm_status bl_model_hash(const bitlm_model *m, bl_poll *poll, uint8_t id[16], 
     hasher h = {.m = m, .poll = poll};
     bl_alloc alloc = bl_alloc_from_host(NULL); /* the model's own may belong to another thread */
     uint64_t widest = 0;
-    bitlm_status status = BITLM_OK;
+    bl_gguf *whole = NULL;
     for (uint64_t i = 0; i < bl_gguf_n_tensors(m->gguf); i++)
         widest = BL_MAX(widest, bl_gguf_tensor_at(m->gguf, i)->dims[0]);
     size_t size = sizeof(XXH3_state_t) + 64 + (size_t)widest * 2;
     uint8_t *memory = bl_malloc(&alloc, size);
     if (!memory)
         return bl_error_nomem(error, size, "the model's id");
+    bitlm_status status = bl_gguf_open(m->mapping.data, m->mapping.size, &alloc, &whole, error);
+    if (status) {
+        bl_free(&alloc, memory);
+        return status;
+    }
     h.state = (XXH3_state_t *)(void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     h.codes = (uint8_t *)h.state + sizeof(XXH3_state_t);
     h.packed = h.codes + widest;
     XXH3_128bits_reset(h.state);
     add_u64(&h, BITLM_NUMERICS);
     add_shape(&h);
-    add_tokenizer(&h);
+    add_tokenizer(&h, whole);
+    bl_gguf_free(whole);
     for (uint64_t i = 0; i < bl_gguf_n_tensors(m->gguf) && !status; i++) {
         const bl_tensor *t = bl_gguf_tensor_at(m->gguf, i);
         add_text(&h, t->name, strlen(t->name));

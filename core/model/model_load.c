@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/model.h"
+#include "model/shortlist.h"
 #include "quant/quant.h"
 
 /* Sizes beyond these are no model that exists; they keep every product below inside int64. */
@@ -682,6 +682,7 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
     s = bl_tokenizer_open(m->gguf, (int32_t)m->vocab_size, &m->alloc, &m->tokenizer, error);
     if (s)
         return s;
+    bl_gguf_forget_arrays(m->gguf);
     if (m->arch->head && bl_gguf_string(m->gguf, "tokenizer.chat_template", &text) == 1)
         m->chat = bl_chat_find(text.data, text.length);
     if (m->chat)
@@ -690,6 +691,7 @@ bitlm_status bl_model_load(bitlm_model *m, bitlm_error *error) {
 }
 
 void bl_model_unload(bitlm_model *m) {
+    bl_shortlist_free(m);
     bl_tokenizer_free(m->tokenizer);
     bl_free(&m->alloc, m->memory);
     bl_gguf_free(m->gguf);

@@ -205,6 +205,7 @@ bitlm_status bitlm_generate_start(bitlm_session *s, const bitlm_text *prompts, s
     s->gen.options.owned = NULL;
     if (!status) {
         bl_rows_begin(s);
+        bl_short_begin(s, options);
         status = keep_stops(s, options, error);
     }
     if (!status)

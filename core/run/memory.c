@@ -42,7 +42,7 @@ bitlm_status bitlm_memory(bitlm_model *model, const bitlm_options *options, bitl
     p.file_bytes = model->mapping.size;
     for (uint64_t i = 0; i < bl_gguf_n_tensors(model->gguf); i++)
         count_tensor(bl_gguf_tensor_at(model->gguf, i), &p);
-    p.total_bytes = p.file_bytes + p.kv_bytes + p.scratch_bytes;
+    p.total_bytes = p.file_bytes + p.kv_bytes + p.scratch_bytes + p.shortlist_bytes;
     uint32_t size = BL_MIN(parts->size, (uint32_t)sizeof p);
     memcpy(parts, &p, size);
     parts->size = size;
@@ -58,7 +58,7 @@ bitlm_status bl_memory_write_json(const bitlm_memory_parts *p, char *json, size_
         {"low_bit_bytes", p->low_bit_bytes}, {"embedding_bytes", p->embedding_bytes}, {"head_bytes", p->head_bytes},
         {"norm_bytes", p->norm_bytes},     {"file_bytes", p->file_bytes},           {"n_ctx", (uint64_t)p->n_ctx},
         {"kv_positions", p->kv_positions}, {"kv_bytes", p->kv_bytes},               {"scratch_bytes", p->scratch_bytes},
-        {"total_bytes", p->total_bytes},
+        {"shortlist_bytes", p->shortlist_bytes}, {"total_bytes", p->total_bytes},
     };
     size_t used = 0;
     for (size_t i = 0; i < BL_COUNT(rows) && used < capacity; i++)

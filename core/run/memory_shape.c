@@ -147,7 +147,7 @@ static bitlm_status add_matrix(const bl_tensor_type *type, int64_t k, int64_t n,
                          .kind = type->cls == BL_CLASS_FLOAT ? BL_LINEAR_FLOAT
                                  : type->id == BL_TYPE_I2_S  ? BL_LINEAR_TERNARY
                                                              : BL_LINEAR_GROUP,
-                         .n_terms = type->cls == BL_CLASS_GROUP ? 2 : 1};
+                         .n_terms = type->cls == BL_CLASS_GROUP ? 2 : 1, .scale = 1.0f};
     return BITLM_OK;
 }
 
@@ -198,7 +198,7 @@ static bitlm_status measure(const spec *s, const bitlm_options *options, bitlm_m
     p->n_parameters = layers * weights + norms + embedding * (s->tied ? 1 : 2);
     p->float_bytes = 4 * p->n_parameters;
     p->file_bytes = p->layer_bytes + p->embedding_bytes + p->head_bytes + p->norm_bytes;
-    p->total_bytes = p->file_bytes + p->kv_bytes + p->scratch_bytes;
+    p->total_bytes = p->file_bytes + p->kv_bytes + p->scratch_bytes + p->shortlist_bytes;
     return status;
 }
 

@@ -43,6 +43,7 @@ static const option_row table[] = {
     {"n_ctx", OPT_INT, AT(n_ctx), 0, 0, 16777216, 0, NULL},
     {"kv_type", OPT_CHOICE, AT(kv_type), BITLM_KV_F16, 0, 0, 0, "f16|f32|int8|int4"},
     {"activations", OPT_CHOICE, AT(activations), BITLM_ACTIVATIONS_INT8, 0, 0, 0, "int8|a4.8|binary"},
+    {"head", OPT_CHOICE, AT(head), BITLM_HEAD_FULL, 0, 0, 0, "full|shortlist"},
     {"rows", OPT_INT, AT(rows), 0, 0, 16, 0, NULL},
     {"lookup", OPT_INT, AT(lookup), 0, 0, 15, 0, NULL},
     {"timeout_ms", OPT_INT, AT(timeout_ms), 0, 0, 2147483647, 0, NULL},

@@ -44,8 +44,7 @@ static bitlm_status run_batch(step *b) {
         return BITLM_OK;
     bitlm_status status = bl_forward(&s->context, &batch);
     if (!status && b->n_outputs)
-        status = bl_forward_logits(&s->context, b->outputs, b->n_outputs,
-                                   s->logits + s->gen.n_logits * s->model->vocab_size);
+        status = bl_short_logits(s, b->outputs, b->n_outputs, s->gen.n_logits);
     s->gen.n_logits += b->n_outputs;
     b->n = b->n_outputs = 0;
     return status;

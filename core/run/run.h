@@ -5,7 +5,7 @@
 #ifndef BL_RUN_H
 #define BL_RUN_H
 
-#include "model/forward.h"
+#include "model/shortlist.h"
 #include "run/constraint.h"
 #include "run/lookup.h"
 
@@ -59,6 +59,20 @@ typedef struct bl_generation {
     int64_t n_logits;       /* rows of session->logits in use */
 } bl_generation;
 
+/* Option head = shortlist (settle.c). */
+typedef struct bl_short_head {
+    const bl_shortlist *list;  /* NULL: the full head */
+    float *inputs;             /* (BL_LOGIT_ROWS, hidden_size) of the head, for the logits that wait */
+    bl_head_bound bounds[BL_LOGIT_ROWS];
+    uint8_t rough[BL_LOGIT_ROWS]; /* these logits are the copy's */
+    int64_t limit;             /* tokens that may be computed, beside those of the penalty */
+    int32_t *kept;             /* (limit + BL_REPEAT_WINDOW + 1) tokens to compute */
+    double *lows;              /* (limit + 1) the greatest, for top_k */
+    int32_t on;                /* the running generation can use it */
+    int32_t misses, wait;      /* after a row that needed the full head so many steps go without */
+    uint64_t n_settled, n_kept, n_whole; /* of the generation: rows of logits, tokens computed for them, rows that needed all */
+} bl_short_head;
+
 struct bitlm_session {
     bl_alloc alloc;
     bitlm_host host;
@@ -77,6 +91,7 @@ struct bitlm_session {
     bl_candidate *candidates;  /* (BL_REPEAT_WINDOW + vocab_size + 1) raw logits of the window, then candidates */
     float *pooled;          /* (max_batch/2, embedding_size), NULL without pooling */
     int64_t *first;         /* (max_batch/2 + 1) rows where pooled sequences begin */
+    bl_short_head head;
     bl_generation gen;
 };
 
@@ -93,6 +108,15 @@ bitlm_status bl_prompt_tokens(bitlm_session *s, bitlm_text prompt, uint32_t flag
 /* Runs n ids from position `pos` on through the model in batches; base 0. */
 bitlm_status bl_session_prefill(bitlm_session *s, const int32_t *ids, int64_t n, int64_t pos);
 
+/* What repeat_penalty makes of a logit. */
+static inline float bl_penalized(float l, float penalty) { return l > 0.0f ? l / penalty : l * penalty; }
+/* Its part of the session's arena; what a generation begins with; the logits of a step, from number `at` of the session's on. */
+void bl_short_layout(bitlm_session *s, bl_arena *arena);
+void bl_short_begin(bitlm_session *s, const bitlm_options *options);
+bitlm_status bl_short_logits(bitlm_session *s, const int32_t *rows, int64_t n_rows, int64_t at);
+/* Makes the row's logits fit for sampling; budget as for bl_sample.  *n_allowed: the candidates of its constraint, which stand
+ * where bl_sample expects them, or -1: not looked for. */
+bitlm_status bl_short_settle(bitlm_session *s, const bl_row *row, int64_t budget, int64_t *n_allowed);
 /* Chooses the row's next token from its logits (which it changes) among those that its constraint
  * allows with `budget` tokens left, perhaps BL_STOP_HERE; sets *logprob if asked.  repeat_penalty does not
  * apply under a constraint, whose form repeats itself. */

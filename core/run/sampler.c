@@ -35,7 +35,7 @@ static void penalize(float *logits, const int32_t *history, int64_t n, float pen
             seen = history[j] == history[i];
         if (!seen) {
             float *l = &logits[history[i]];
-            *l = *l > 0.0f ? *l / penalty : *l * penalty;
+            *l = bl_penalized(*l, penalty);
         }
     }
 }
@@ -108,6 +108,10 @@ bitlm_status bl_sample(bitlm_session *s, const bl_row *row, int64_t budget, int3
     int64_t n = s->model->vocab_size;
     int penalized = o->repeat_penalty != 1.0f && !constraint;
     float *l = row->logits, before_max;
+    int64_t n_allowed;
+    bitlm_status status = bl_short_settle(s, row, budget, &n_allowed);
+    if (status)
+        return status;
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(l[i]))
             return bl_error(error, BITLM_FORMAT, "the model's arithmetic overflowed: the logit of token %lld is not "
@@ -123,7 +127,7 @@ bitlm_status bl_sample(bitlm_session *s, const bl_row *row, int64_t budget, int3
         penalize(l, history + n_history - window, window, o->repeat_penalty);
     }
     if (constraint)
-        n = bl_constraint_candidates(constraint, l, n, budget, c);
+        n = n_allowed >= 0 ? n_allowed : bl_constraint_candidates(constraint, l, n, budget, c);
     bl_candidate chosen = best_of(constraint ? c : NULL, l, n);
     if (o->temperature > 0.0f) {
         float max = chosen.logit, ignored;

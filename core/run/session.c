@@ -15,7 +15,9 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
                     int n_threads, bl_arena *arena) {
     const bitlm_model *m = s->model;
     int32_t kv_type = m->causal ? o->kv_type : BITLM_KV_F32; /* an encoder's cache lives for one batch */
-    bl_context_layout(&s->context, m, s->n_ctx, capacity, kv_type, max_batch, n_threads, arena);
+    bl_linear copy = bl_shortlist_linear(m);
+    int is_short = o->head == BITLM_HEAD_SHORTLIST && bl_shortlist_fits(m);
+    bl_context_layout(&s->context, m, s->n_ctx, capacity, kv_type, max_batch, n_threads, is_short ? &copy : NULL, arena);
     s->context.activations = o->activations;
     s->tokens = bl_arena_take(arena, (size_t)capacity + BL_MAX_ROWS, sizeof(int32_t));
     s->batch_tokens = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));
@@ -25,6 +27,8 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
         s->logits = bl_arena_take(arena, (size_t)m->vocab_size * BL_LOGIT_ROWS, sizeof(float));
         s->candidates = bl_arena_take(arena, (size_t)m->vocab_size + BL_REPEAT_WINDOW + 1, sizeof(bl_candidate));
     }
+    if (is_short)
+        bl_short_layout(s, arena);
     if (m->pool != BL_POOL_NONE) {
         size_t most = (size_t)max_batch / 2 + 1; /* a sequence has at least 2 tokens: its frame */
         s->pooled = bl_arena_take(arena, most * (size_t)m->embedding_size, sizeof(float));
@@ -51,6 +55,8 @@ static bitlm_status check_options(const bitlm_model *m, const bitlm_options *o, 
                         "heads of %lld", m->path, (long long)m->head_dim);
     if (o->activations < BITLM_ACTIVATIONS_INT8 || o->activations > BITLM_ACTIVATIONS_BINARY)
         return bl_error(error, BITLM_ARG, "activations is %d, but must be int8, a4.8 or binary", o->activations);
+    if (o->head < BITLM_HEAD_FULL || o->head > BITLM_HEAD_SHORTLIST)
+        return bl_error(error, BITLM_ARG, "head is %d, but must be full or shortlist", o->head);
     if (o->rows < 0 || o->rows > BL_MAX_ROWS)
         return bl_error(error, BITLM_ARG, "rows is %d, but must be 0 to %d", o->rows, BL_MAX_ROWS);
     if (o->threads < 0 || o->threads > 256)
@@ -103,6 +109,7 @@ bitlm_status bl_session_measure(const bitlm_model *model, const bitlm_options *o
         if (s->context.kv.bits <= 8)
             parts->kv_bytes += 2 * cells * (uint64_t)model->n_kv_heads * sizeof(float);
         parts->scratch_bytes = arena.used + 64 + sizeof *s - parts->kv_bytes;
+        parts->shortlist_bytes = options->head == BITLM_HEAD_SHORTLIST && bl_shortlist_fits(model) ? bl_shortlist_bytes(model) : 0;
     }
     bl_free(&alloc, s);
     return status;
@@ -151,6 +158,14 @@ bitlm_status bitlm_session_open(bitlm_model *model, const bitlm_options *options
     arena = (bl_arena){.base = (uint8_t *)(((uintptr_t)s->memory + 63) & ~(uintptr_t)63), .size = size};
     lay_out(s, options, plan.max_batch, plan.capacity, plan.n_threads, &arena);
     s->context.pool = s->pool;
+    if (options->head == BITLM_HEAD_SHORTLIST && bl_shortlist_fits(model)) {
+        bl_float_enter(&s->env);
+        bl_poll_init(&s->poll, &s->host, &s->env, options->timeout_ms);
+        status = bl_shortlist_get(model, s->pool, &s->poll, &s->head.list, error);
+        bl_float_leave(&s->env);
+        if (status)
+            goto fail;
+    }
     *session = s;
     return BITLM_OK;
 fail:

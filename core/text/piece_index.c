@@ -24,20 +24,26 @@ static uint64_t key_of(const uint8_t *text, size_t length)
 }
 
 /* Byte order of entry e and a text: < 0, 0, > 0. */
-static int compare(const bl_piece_entry *e, uint64_t key, const uint8_t *text, size_t length)
+static int compare(const uint8_t *texts, const bl_piece_entry *e, uint64_t key, const uint8_t *text,
+                   size_t length)
 {
     size_t common = BL_MIN((size_t)e->length, length);
     int order;
 
     if (e->key != key)
         return e->key < key ? -1 : 1;
-    if (common > 8 && (order = memcmp(e->text + 8, text + 8, common - 8)) != 0)
+    if (common > 8 && (order = memcmp(texts + e->at + 8, text + 8, common - 8)) != 0)
         return order;
     /* Equal keys may hide NULs against the zero filling: lengths decide, as they must. */
     return e->length < length ? -1 : e->length > length;
 }
 
-static void merge_sort(bl_piece_entry *a, bl_piece_entry *tmp, size_t n)
+static int in_order(const uint8_t *texts, const bl_piece_entry *a, const bl_piece_entry *b)
+{
+    return compare(texts, a, b->key, texts + b->at, b->length) <= 0;
+}
+
+static void merge_sort(const uint8_t *texts, bl_piece_entry *a, bl_piece_entry *tmp, size_t n)
 {
     size_t width, at;
 
@@ -46,10 +52,10 @@ static void merge_sort(bl_piece_entry *a, bl_piece_entry *tmp, size_t n)
             size_t middle = at + width, end = BL_MIN(middle + width, n);
             size_t i = at, j = middle, k = at;
 
-            if (compare(&a[middle - 1], a[middle].key, a[middle].text, a[middle].length) <= 0)
+            if (in_order(texts, &a[middle - 1], &a[middle]))
                 continue;
             while (i < middle && j < end)
-                tmp[k++] = compare(&a[i], a[j].key, a[j].text, a[j].length) <= 0 ? a[i++] : a[j++];
+                tmp[k++] = in_order(texts, &a[i], &a[j]) ? a[i++] : a[j++];
             while (i < middle)
                 tmp[k++] = a[i++];
             memcpy(a + at, tmp + at, (k - at) * sizeof(*a));
@@ -60,6 +66,7 @@ static void merge_sort(bl_piece_entry *a, bl_piece_entry *tmp, size_t n)
 bitlm_status bl_piece_index_build(bl_piece_index *index, const bl_alloc *alloc,
                                   bitlm_error *error)
 {
+    const uint8_t *texts = index->texts;
     bl_piece_entry *e = index->entries, *tmp;
     size_t i, n = 0;
     unsigned b = 0;
@@ -71,11 +78,11 @@ bitlm_status bl_piece_index_build(bl_piece_index *index, const bl_alloc *alloc,
     if (!tmp)
         return bl_error_nomem(error, index->n * sizeof(*tmp), "sorting the vocabulary");
     for (i = 0; i < index->n; i++)
-        e[i].key = key_of(e[i].text, e[i].length);
-    merge_sort(e, tmp, index->n); /* stable: equal texts keep the order of their ids */
+        e[i].key = key_of(texts + e[i].at, e[i].length);
+    merge_sort(texts, e, tmp, index->n); /* stable: equal texts keep the order of their ids */
     bl_free(alloc, tmp);
     for (i = 0; i < index->n; i++) {
-        if (n && compare(&e[n - 1], e[i].key, e[i].text, e[i].length) == 0)
+        if (n && in_order(texts, &e[i], &e[n - 1])) /* and not before it: equal */
             continue;
         e[n++] = e[i];
     }
@@ -83,11 +90,11 @@ bitlm_status bl_piece_index_build(bl_piece_index *index, const bl_alloc *alloc,
     for (i = 0; i < n; i++) {
         int32_t p = (int32_t)i - 1;
 
-        while (p >= 0 && (e[p].length > e[i].length || memcmp(e[p].text, e[i].text, e[p].length)))
+        while (p >= 0 && (e[p].length > e[i].length || memcmp(texts + e[p].at, texts + e[i].at, e[p].length)))
             p = e[p].parent;
         e[i].parent = p;
         index->max_length = BL_MAX(index->max_length, (size_t)e[i].length);
-        while (b <= e[i].text[0])
+        while (b <= texts[e[i].at])
             index->first[b++] = (uint32_t)i;
     }
     while (b <= 256)
@@ -103,7 +110,7 @@ static size_t upper_bound(const bl_piece_index *index, const uint8_t *text, size
 
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (compare(&index->entries[middle], key, text, length) <= 0)
+        if (compare(index->texts, &index->entries[middle], key, text, length) <= 0)
             low = middle + 1;
         else
             high = middle;
@@ -119,14 +126,14 @@ int64_t bl_piece_index_find(const bl_piece_index *index, const uint8_t *text, si
         return -1;
     at = upper_bound(index, text, length);
     if (at == 0 || index->entries[at - 1].length != length ||
-        memcmp(index->entries[at - 1].text, text, length))
+        memcmp(bl_piece_text(index, (int64_t)at - 1), text, length))
         return -1;
     return (int64_t)at - 1;
 }
 
 int64_t bl_piece_index_prefix(const bl_piece_index *index, const uint8_t *text, size_t length)
 {
-    const bl_piece_entry *e;
+    const uint8_t *piece;
     size_t common, most;
     int64_t i;
 
@@ -136,11 +143,11 @@ int64_t bl_piece_index_prefix(const bl_piece_index *index, const uint8_t *text, 
     i = (int64_t)upper_bound(index, text, length) - 1;
     if (i < (int64_t)index->first[text[0]])
         return -1;
-    e = &index->entries[i];
-    most = BL_MIN((size_t)e->length, length);
-    for (common = 0; common < most && e->text[common] == text[common]; common++)
+    piece = bl_piece_text(index, i);
+    most = BL_MIN((size_t)index->entries[i].length, length);
+    for (common = 0; common < most && piece[common] == text[common]; common++)
         ;
-    /* An ancestor is a prefix of e: it is one of the text too if it fits in what is common. */
+    /* An ancestor is a prefix of this piece: it is one of the text too if it fits in what is common. */
     while (i >= 0 && index->entries[i].length > common)
         i = index->entries[i].parent;
     return i;

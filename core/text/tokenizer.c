@@ -331,6 +331,7 @@ static bitlm_status build_index(const bl_tokenizer *t, bl_piece_index *index, ch
         const uint8_t *text = bl_token_text(t, id, &length);
         n += choose(t, id, text, length) >= 0;
     }
+    index->texts = t->blob;
     index->entries = bl_calloc(&t->alloc, n + 1, sizeof(*index->entries));
     if (!index->entries)
         return bl_error_nomem(error, n * sizeof(*index->entries), "the vocabulary's index");
@@ -340,7 +341,7 @@ static bitlm_status build_index(const bl_tokenizer *t, bl_piece_index *index, ch
 
         if (skip < 0)
             continue;
-        index->entries[index->n].text = text + skip;
+        index->entries[index->n].at = t->offsets[id] + (uint32_t)skip;
         index->entries[index->n].length = (uint32_t)(length - (size_t)skip);
         index->entries[index->n++].id = id;
     }
@@ -370,7 +371,7 @@ static bitlm_status note_pairs(bl_tokenizer *t, bitlm_error *error)
         size_t chars = 0;
 
         for (at = 0; at < e->length; at += used, chars++) {
-            uint32_t c = bl_utf8_decode(e->text + at, e->length - at, &used, &valid);
+            uint32_t c = bl_utf8_decode(t->blob + e->at + at, e->length - at, &used, &valid);
             if (at) {
                 bit = bl_pair_hash(last, c) & t->pair_mask;
                 t->pairs[bit >> 6] |= (uint64_t)1 << (bit & 63);

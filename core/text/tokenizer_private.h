@@ -24,23 +24,29 @@
  * Sorted by bytes, not hashed: a hostile vocabulary cannot make lookups collide. */
 typedef struct bl_piece_entry {
     uint64_t key;        /* first 8 bytes, big-endian, zero-filled: most comparisons end here */
-    const uint8_t *text;
+    uint32_t at;         /* where the text begins in the index's texts */
     uint32_t length;
     int32_t id;
     int32_t parent;      /* entry whose text is the longest proper prefix of this, or -1 */
 } bl_piece_entry;
 
 typedef struct bl_piece_index {
+    const uint8_t *texts;        /* of all entries */
     bl_piece_entry *entries;     /* (n) */
     size_t n;
     uint32_t first[257];         /* entries with first byte b: first[b] .. first[b+1] */
     size_t max_length;
 } bl_piece_index;
 
-/* Entries are filled by the caller (text, length >= 1, id), then sorted here; of equal texts
+/* Entries are filled by the caller (at, length >= 1, id), then sorted here; of equal texts
  * the lowest id stays. */
 bitlm_status bl_piece_index_build(bl_piece_index *index, const bl_alloc *alloc,
                                   bitlm_error *error);
+static inline const uint8_t *bl_piece_text(const bl_piece_index *index, int64_t i)
+{
+    return index->texts + index->entries[i].at;
+}
+
 /* Position of the entry with exactly this text, or -1. */
 int64_t bl_piece_index_find(const bl_piece_index *index, const uint8_t *text, size_t length);
 /* Position of the longest entry that is a prefix of the text, or -1. */

@@ -95,7 +95,7 @@ class Model:
     Model()            the built-in ones: `story` generates, `embed` embeds
     Model("m.gguf")    a GGUF file, mapped; "story" and "embed" name the built-in ones
 
-    options: threads (default: physical cores), n_ctx, kv_type, load, hidden_act, and defaults for
+    options: threads (default: physical cores), n_ctx, kv_type, head, load, hidden_act, and defaults for
     the options of later calls.  Any number of threads may use one Model; each running call has a
     session of its own.  OSError, FormatError, NotImplementedError (a kind of file that bitlm does
     not run), ValueError (an option).
@@ -346,6 +346,6 @@ class Model:
 def memory(model: str | None = None, **options: Any) -> dict[str, int]:
     """What a model needs, before a session is opened: bytes by part (layers, embedding, head, norms, the file, KV
     cache, scratch, total), as SQL's `bitlm_memory`.  model: a path or a built-in's name; options: n_ctx, kv_type, rows,
-    threads.  The file is mapped, and shared by all that use it; the cache and scratch are a session's own."""
+    threads, head.  The file is mapped, and shared by all that use it; the cache and scratch are a session's own."""
     with Model(model or "story") as m:
         return m.memory(**options)

@@ -163,6 +163,27 @@ def test_generate_stats_go_to_stderr():
     assert out == ok("generate", "--max-tokens", "5", "Once upon a time")
 
 
+@pytest.mark.parametrize("how", [("--temperature", "0"), ("--top-k", "20"), ("--top-p", "1", "--each"), ("--logprobs",)])
+def test_generate_shortlist(how):
+    """The same bytes with the head's shortlist, which says how much it read."""
+    common = ("--max-tokens", "12", *how)
+    want = ok("generate", *common, "Once upon a time")
+    status, out, err = run("generate", "--head", "shortlist", "--stats", *common, "Once upon a time") if "--each" not in how else \
+        run("generate", "--head", "shortlist", *common, "Once upon a time")
+    assert status == 0 and out == want
+    if "--each" not in how:
+        assert ("every token's probability" if "--logprobs" in how else "12 tokens from the shortlist") in err
+    assert "full|shortlist" in refused("generate", "--head", "half", "x")
+
+
+def test_info_memory_shortlist():
+    def line(name, *args):
+        return [l for l in ok("info", "story", "--memory", *args).decode().splitlines() if l.split()[:1] == [name]][0].split()[1]
+    assert line("shortlist") == "0"
+    size = int(line("shortlist", "--head", "shortlist").replace(",", "").replace("\u202f", ""))
+    assert 0 <= size - 4096 * (256 // 32 * 34 + 8) < 1000
+
+
 @pytest.mark.parametrize("args, words", [
     (("--bogus", "1"), ["bogus"]),
     (("--temperature", "abc"), ["temperature"]),

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/rng.h"
+#include "builtin/builtin.h"
 #include "file/mapping.h"
 #include "test_support.h"
 
@@ -1185,6 +1186,33 @@ START_TEST(mapping_under_attack) {
 }
 END_TEST
 
+/* A model keeps its vocabulary in its tokenizer alone. */
+START_TEST(arrays_are_forgotten) {
+    counter c = {0};
+    bl_alloc alloc = counting(&c);
+    bl_gguf *g = NULL;
+    bitlm_error error = {.size = sizeof error};
+    uint64_t count = 0;
+    char shown[200];
+    const bl_builtin *story = bl_builtin_find("story", 5);
+    ck_assert_msg(bl_gguf_open(story->data, story->size, &alloc, &g, &error) == BITLM_OK, "%s", error.text);
+    const bitlm_text *texts = bl_gguf_strings(g, "tokenizer.ggml.tokens", &count);
+    ck_assert_uint_eq(count, 4096);
+    for (uint64_t i = 0; i < count; i++)
+        ck_assert_int_eq(texts[i].data[texts[i].length], 0);
+    size_t held = c.bytes;
+    bl_gguf_forget_arrays(g);
+    ck_assert_uint_lt(c.bytes + count * sizeof(bitlm_text), held);
+    ck_assert_ptr_null(bl_gguf_strings(g, "tokenizer.ggml.tokens", &count));
+    for (uint64_t i = 0; i < bl_gguf_n_keys(g); i++)
+        if (strcmp(bl_gguf_key_at(g, i, &(int32_t){0}), "tokenizer.ggml.tokens") == 0)
+            ck_assert_str_eq(bl_gguf_show(g, i, shown, sizeof shown), "[… 4096 in all]");
+    bl_gguf_forget_arrays(g); /* nothing is left to forget */
+    bl_gguf_free(g);
+    ck_assert_uint_eq(c.blocks, 0);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("gguf");
     TCase *tests = tcase_create("gguf");
@@ -1203,6 +1231,7 @@ int main(void) {
     tcase_add_test(tests, writer_without_memory);
     tcase_add_test(tests, writer_on_a_full_disk);
     tcase_add_test(tests, writer_refusals);
+    tcase_add_test(tests, arrays_are_forgotten);
     tcase_add_test(tests, mapping_modes);
     tcase_add_test(tests, mapping_edges);
     tcase_add_test(tests, mapping_under_attack);

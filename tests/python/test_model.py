@@ -400,6 +400,16 @@ def test_distances(model):
         bitlm.hamming(codes[:1], bitlm.Codes(codes[0], 48, "0" * 32))
 
 
+def test_shortlist():
+    with bitlm.Model("story", head="shortlist") as brief, bitlm.Model("story") as full:
+        for options in ({"temperature": 0}, {"top_k": 10, "seed": 3}, {"choices": ["dog", "cat"]}):
+            assert brief.generate(["Once upon", "A cat"], max_tokens=8, **options) == full.generate(["Once upon", "A cat"], max_tokens=8, **options)
+        assert full.generate("One day", temperature=0, max_tokens=8, head="shortlist") == full.generate("One day", temperature=0, max_tokens=8)
+        assert brief.memory()["shortlist_bytes"] > full.memory()["shortlist_bytes"] == 0
+    with pytest.raises(ValueError, match="full|shortlist"):
+        bitlm.Model("story", head=1)
+
+
 def test_memory():
     parts = bitlm.memory(n_ctx=256, kv_type="int8")
     assert parts["kv_bytes"] == 2 * 6 * 256 * (256 + 16) and parts["n_ctx"] == 256

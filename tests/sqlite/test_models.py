@@ -219,6 +219,19 @@ def test_memory_of_numbers(db, what, expected):
         assert round(got["float_bytes"] / 2 ** 30, 2) == 26.08 and round(got["binary_bytes"] / 2 ** 30, 3) == 0.815
 
 
+def test_shortlist(tiny):
+    """The head's shortlist changes no text, and the plan counts it."""
+    for options in ({"temperature": 0}, {"top_k": 5, "seed": 4}, {"temperature": 1, "top_p": 1}, {}):
+        for model in ("tiny", "story"):
+            texts = {one(tiny, "SELECT bitlm_generate('Once upon', ?)",
+                         json.dumps({"model": model, "max_tokens": 10, "head": head, **options})) for head in ("full", "shortlist")}
+            assert len(texts) == 1
+    plan = [json.loads(one(tiny, "SELECT bitlm_memory(?)", json.dumps({"model": "tiny", "head": head}))) for head in ("full", "shortlist")]
+    assert plan[0]["shortlist_bytes"] == 0 < plan[1]["shortlist_bytes"]
+    assert plan[1]["total_bytes"] == sum(plan[1][p] for p in ("file_bytes", "kv_bytes", "scratch_bytes", "shortlist_bytes"))
+    assert shape(tiny, "tiny", '{"head":"shortlist"}')["shortlist_bytes"] == plan[1]["shortlist_bytes"]
+
+
 def test_memory_of_a_shape(tiny):
     """The plan of a shape is that of a file of the shape, part by part; sizes by hand."""
     options = '{"n_ctx":256,"kv_type":"int8","threads":2}'
