@@ -71,8 +71,9 @@ CREATE INDEX eight ON codes USING bitlm (code) WITH (bits = 8);
 ALTER INDEX eight SET (bits = 9);
 \set VERBOSITY sqlstate
 REINDEX INDEX eight;
-CREATE INDEX ON codes USING bitlm ((free::bit varying::bit));
-INSERT INTO codes(free) VALUES (B'101');
+CREATE INDEX ON codes USING bitlm (bitlm_reverse_bits(free));
+INSERT INTO codes(free) VALUES (B'10101010');
+INSERT INTO codes(free) VALUES (B'1010101010101010');
 INSERT INTO codes(code) VALUES (B'101');
 SET bitlm.model_dir = 'relative';
 CREATE ROLE bitlm_regress;

@@ -2,7 +2,7 @@
 CREATE TABLE points(id int, part smallint, day date, code bit(64));
 INSERT INTO points SELECT g, g % 10, date '2024-01-01' + g % 30, ('x' || substr(md5(g::text), 1, 16))::bit(64) FROM generate_series(1, 2000) g;
 INSERT INTO points SELECT 3000 + g, g FROM generate_series(1, 3) g;
-CREATE INDEX points_code ON points USING bitlm (code, part, day);
+CREATE INDEX points_code ON points USING bitlm (day, code, part);
 ANALYZE points;
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
@@ -11,7 +11,7 @@ SET enable_bitmapscan = off;
 EXPLAIN (COSTS OFF) SELECT id FROM points ORDER BY code <^> :q LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM points WHERE bitlm_within(code, :q, 20);
 EXPLAIN (COSTS OFF) SELECT id FROM points WHERE code <@ bitlm_sphere(:q, 20) ORDER BY code <^> :q;
-EXPLAIN (COSTS OFF) SELECT id FROM points WHERE day IN ('2024-01-02', '2024-01-05') ORDER BY code <^> :q LIMIT 5;
+EXPLAIN (COSTS OFF) SELECT id FROM points WHERE part = 3 AND day IN ('2024-01-02', '2024-01-05') ORDER BY code <^> :q LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM points WHERE part = 3 AND id > 7 ORDER BY code <^> :q LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM points WHERE part IS NULL ORDER BY code <^> :q LIMIT 5;
 SET enable_bitmapscan = on;
