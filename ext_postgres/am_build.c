@@ -114,7 +114,7 @@ flush_pages(build_state *state)
 {
 	Relation	index = state->index;
 	bool		alone = RELATION_IS_LOCAL(index) && !state->shared;
-	SMgrRelation file = RelationGetSmgr(index);
+	SMgrRelation file = blpg_smgr(index);
 	BlockNumber blocks[BATCH],
 				first;
 

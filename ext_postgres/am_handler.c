@@ -49,13 +49,20 @@ blpg_option_bits(Relation index)
 	const index_options *options = (const index_options *) index->rd_options;
 	Form_pg_attribute column;
 	blpg_shape	shape;
+	int			of_column = 0;
 
 	blpg_shape_of(index, &shape);
 	column = TupleDescAttr(RelationGetDescr(index), shape.code);
+	if (column->atttypid == BITOID && column->atttypmod > 0)
+		of_column = column->atttypmod;
 	if (options && options->bits > 0)
+	{
+		if (of_column > 0 && options->bits != of_column)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("bits is %d, but the column of the codes has type bit(%d)", options->bits, of_column)));
 		return options->bits;
-	return column->atttypid == BITOID && column->atttypmod > 0 && column->atttypmod <= BLPG_MAX_BITS ?
-		column->atttypmod : 0;
+	}
+	return of_column <= BLPG_MAX_BITS ? of_column : 0;
 }
 
 /* ---- costs ----

@@ -18,7 +18,7 @@ CREATE FUNCTION bitlm_generate(prompt text,
 	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
 	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
 	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
-	rows integer DEFAULT NULL, lookup integer DEFAULT NULL) RETURNS text
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL, activations text DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'blpg_generate' LANGUAGE C STABLE PARALLEL SAFE COST 10000000;
 
 CREATE FUNCTION bitlm_chat(messages jsonb,
@@ -29,7 +29,7 @@ CREATE FUNCTION bitlm_chat(messages jsonb,
 	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
 	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
 	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
-	rows integer DEFAULT NULL, lookup integer DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL, activations text DEFAULT NULL,
 	chat_template text DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'blpg_chat' LANGUAGE C STABLE PARALLEL SAFE COST 10000000;
 
@@ -41,7 +41,7 @@ CREATE FUNCTION bitlm_stream(prompt text,
 	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
 	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
 	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
-	rows integer DEFAULT NULL, lookup integer DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL, activations text DEFAULT NULL,
 	OUT n integer, OUT token integer, OUT piece text, OUT logprob real) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'blpg_stream' LANGUAGE C STABLE PARALLEL SAFE COST 10000000 ROWS 128;
 
@@ -53,12 +53,13 @@ CREATE FUNCTION bitlm_generate_each(prompts text[],
 	model text DEFAULT NULL, ignore_eos boolean DEFAULT NULL, n_ctx integer DEFAULT NULL,
 	kv_type text DEFAULT NULL, threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL,
 	truncate text DEFAULT NULL, on_error text DEFAULT NULL,
-	rows integer DEFAULT NULL, lookup integer DEFAULT NULL,
+	rows integer DEFAULT NULL, lookup integer DEFAULT NULL, activations text DEFAULT NULL,
 	OUT idx integer, OUT text text) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'blpg_generate_each' LANGUAGE C STABLE PARALLEL SAFE COST 100000000 ROWS 100;
 
 CREATE FUNCTION bitlm_classify(value text, labels text[], model text DEFAULT NULL, n_ctx integer DEFAULT NULL,
-	threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL, truncate text DEFAULT NULL) RETURNS jsonb
+	threads integer DEFAULT NULL, timeout_ms integer DEFAULT NULL, truncate text DEFAULT NULL,
+	activations text DEFAULT NULL) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'blpg_classify' LANGUAGE C STABLE PARALLEL SAFE COST 1000000;
 
 CREATE FUNCTION bitlm_tokenize(value text, model text DEFAULT NULL) RETURNS integer[]
@@ -76,15 +77,16 @@ CREATE FUNCTION bitlm_chunk(value text, size integer, overlap integer DEFAULT 0,
 
 CREATE FUNCTION bitlm_embed(value text) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_embed' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
-CREATE FUNCTION bitlm_embed(value text, model text) RETURNS bit
+CREATE FUNCTION bitlm_embed(value text, model text, activations text DEFAULT NULL) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_embed_model' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
 CREATE FUNCTION bitlm_embed_pinned(value text, model_id text) RETURNS bit
 	AS 'MODULE_PATHNAME', 'blpg_embed_pinned' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
 CREATE FUNCTION bitlm_embed_f32(value text) RETURNS real[]
 	AS 'MODULE_PATHNAME', 'blpg_embed_f32' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100000;
-CREATE FUNCTION bitlm_embed_f32(value text, model text) RETURNS real[]
+CREATE FUNCTION bitlm_embed_f32(value text, model text, activations text DEFAULT NULL) RETURNS real[]
 	AS 'MODULE_PATHNAME', 'blpg_embed_f32_model' LANGUAGE C STABLE PARALLEL SAFE COST 100000;
-CREATE FUNCTION bitlm_embed_each(texts text[], model text DEFAULT NULL, OUT idx integer, OUT code bit)
+CREATE FUNCTION bitlm_embed_each(texts text[], model text DEFAULT NULL, activations text DEFAULT NULL,
+	OUT idx integer, OUT code bit)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'blpg_embed_each' LANGUAGE C STABLE PARALLEL SAFE COST 1000000 ROWS 100;
 
@@ -112,21 +114,21 @@ CREATE FUNCTION bitlm_binarize(vector real[], threshold real DEFAULT 0) RETURNS 
 -- A vector is real[], or float32 values in little-endian order as SQLite's functions take them.
 CREATE FUNCTION bitlm_quantize(vector real[], scheme text, "group" integer DEFAULT NULL,
 	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
-	on_error text DEFAULT NULL) RETURNS bytea
+	on_error text DEFAULT NULL, hadamard integer DEFAULT NULL) RETURNS bytea
 	AS 'MODULE_PATHNAME', 'blpg_quantize' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 100;
 CREATE FUNCTION bitlm_quantize(vector bytea, scheme text, "group" integer DEFAULT NULL,
 	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
-	on_error text DEFAULT NULL) RETURNS bytea
+	on_error text DEFAULT NULL, hadamard integer DEFAULT NULL) RETURNS bytea
 	AS 'MODULE_PATHNAME', 'blpg_quantize_packed' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 100;
 CREATE FUNCTION bitlm_dequantize(vector bytea) RETURNS real[]
 	AS 'MODULE_PATHNAME', 'blpg_dequantize' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
 CREATE FUNCTION bitlm_quantize_error(vector real[], scheme text, "group" integer DEFAULT NULL,
 	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
-	on_error text DEFAULT NULL) RETURNS jsonb
+	on_error text DEFAULT NULL, hadamard integer DEFAULT NULL) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'blpg_quantize_error' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
 CREATE FUNCTION bitlm_quantize_error(vector bytea, scheme text, "group" integer DEFAULT NULL,
 	threshold double precision DEFAULT NULL, rounding text DEFAULT NULL, seed bigint DEFAULT NULL,
-	on_error text DEFAULT NULL) RETURNS jsonb
+	on_error text DEFAULT NULL, hadamard integer DEFAULT NULL) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'blpg_quantize_error_packed' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 200;
 
 CREATE OPERATOR <^> (LEFTARG = bit, RIGHTARG = bit, FUNCTION = bitlm_distance, COMMUTATOR = '<^>');

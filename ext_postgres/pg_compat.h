@@ -65,6 +65,28 @@
 #define BLPG_PASS_READ_ONLY_TREE
 #endif
 
+/* 14; 13 has these two only in later minor releases. */
+#if PG_VERSION_NUM >= 140000
+#define blpg_smgr(relation) RelationGetSmgr(relation)
+#define blpg_milliseconds(from, to) TimestampDifferenceMilliseconds(from, to)
+#else
+#include "storage/smgr.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+static inline SMgrRelation
+blpg_smgr(Relation relation)
+{
+	RelationOpenSmgr(relation);
+	return relation->rd_smgr;
+}
+
+static inline long
+blpg_milliseconds(TimestampTz from, TimestampTz to)
+{
+	return to <= from ? 0 : (long) Min((to - from + 999) / 1000, INT_MAX);
+}
+#endif
+
 /* 15: shared memory is asked for by a hook, before that at once. */
 #if PG_VERSION_NUM >= 150000
 #define BLPG_SHMEM_REQUEST_HOOK 1

@@ -1,7 +1,7 @@
 /* pg_embed.c - texts to codes.
  *
  *     bitlm_embed(text)                  bit(384), the built-in model; IMMUTABLE
- *     bitlm_embed(text, model)           STABLE
+ *     bitlm_embed(text, model, ...)      STABLE
  *     bitlm_embed_pinned(text, model_id) IMMUTABLE: the model is named by its content
  *     bitlm_embed_f32(text [, model])    real[], unit length; IMMUTABLE without a model
  *
@@ -39,7 +39,7 @@ blpg_embedding_bits(blpg_call *call)
 static Datum
 embed(FunctionCallInfo fcinfo, const char *name, int32_t format, bool pinned)
 {
-	static const blpg_option model_option[] = {{"model", 't'}};
+	static const blpg_option options[] = {{"model", 't'}, {"activations", 't'}};
 	blpg_call	call;
 	bitlm_text	value,
 				id;
@@ -51,7 +51,7 @@ embed(FunctionCallInfo fcinfo, const char *name, int32_t format, bool pinned)
 	if (PG_ARGISNULL(0) || (pinned && PG_ARGISNULL(1)))
 		PG_RETURN_NULL();
 	value = blpg_utf8_text(PG_GETARG_TEXT_PP(0));
-	blpg_begin(&call, name, fcinfo, 1, model_option, PG_NARGS() > 1 && !pinned ? 1 : 0);
+	blpg_begin(&call, name, fcinfo, 1, options, pinned ? 0 : PG_NARGS() - 1);
 	blpg_free_at_end(fcinfo->flinfo);
 	PG_TRY();
 	{

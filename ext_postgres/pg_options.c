@@ -36,6 +36,7 @@ const blpg_option blpg_generate_options[] = {
 	{"on_error", 't'},
 	{"rows", 'i'},
 	{"lookup", 'i'},
+	{"activations", 't'},
 	{"chat_template", 't'},		/* bitlm_chat alone has it */
 };
 const int	blpg_n_chat_options = lengthof(blpg_generate_options);

@@ -306,7 +306,7 @@ typedef struct each_state
 static void
 each_begin(FuncCallContext *context, FunctionCallInfo fcinfo)
 {
-	static const blpg_option options[] = {{"model", 't'}};
+	static const blpg_option options[] = {{"model", 't'}, {"activations", 't'}};
 	MemoryContext old = MemoryContextSwitchTo(context->multi_call_memory_ctx);
 	each_state *state = first_call(context, fcinfo, sizeof *state);
 	blpg_call  *call = &state->call;
@@ -314,7 +314,7 @@ each_begin(FuncCallContext *context, FunctionCallInfo fcinfo)
 	call->error.size = sizeof call->error;
 	if (!PG_ARGISNULL(0))
 	{
-		blpg_begin(call, "bitlm_embed_each", fcinfo, 1, options, 1);
+		blpg_begin(call, "bitlm_embed_each", fcinfo, 1, options, lengthof(options));
 		blpg_model(call, "embed");
 		state->bits = blpg_embedding_bits(call);
 		blpg_borrow(call);

@@ -158,7 +158,7 @@ Datum
 blpg_classify(PG_FUNCTION_ARGS)
 {
 	static const blpg_option options[] = {{"choices", 'a'}, {"model", 't'}, {"n_ctx", 'i'}, {"threads", 'i'},
-	{"timeout_ms", 'i'}, {"truncate", 't'}};
+	{"timeout_ms", 'i'}, {"truncate", 't'}, {"activations", 't'}};
 	blpg_call	call;
 	bitlm_text	value;
 	double	   *probabilities;

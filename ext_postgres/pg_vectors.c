@@ -30,10 +30,13 @@ blpg_reals(int n)
 	return array;
 }
 
-/* The values of a real[] without NULLs. */
+/* The values of a real[] of one dimension without NULLs. */
 static const float4 *
 values_of(ArrayType *array, const char *function, int *n)
 {
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						errmsg("%s: an array of %d dimensions is not a vector", function, ARR_NDIM(array))));
 	if (array_contains_nulls(array))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s: a value of the vector is null", function)));
 	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
@@ -78,7 +81,7 @@ blpg_cosine(PG_FUNCTION_ARGS)
 
 /* In the order of the SQL functions' arguments, behind the vector and the scheme. */
 static const blpg_option quantize_options[] = {{"group", 'i'}, {"threshold", 'f'}, {"rounding", 't'}, {"seed", 'l'},
-{"on_error", 't'}};
+{"on_error", 't'}, {"hadamard", 'i'}};
 
 typedef struct quantized
 {

@@ -636,6 +636,18 @@ blpg_watch_batch(const blpg_round *round, Oid relation, int limit, int *done)
 	return 0;
 }
 
+/* Removes the rows of tables that are gone; without waiting for a transaction that has done so and is still open. */
+static void
+forget_dropped(const blpg_round *round, const char *table)
+{
+	char	   *sql = psprintf("DELETE FROM %%s.%s WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT ctid FROM %%s.%s t "
+							   "WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) t.relation) "
+							   "FOR UPDATE SKIP LOCKED))", table, table);
+
+	blpg_own_sql(round->schema, sql, 0, NULL, NULL, NULL);
+	pfree(sql);
+}
+
 List *
 blpg_watch_list(const blpg_round *round, MemoryContext memory)
 {
@@ -650,10 +662,8 @@ blpg_watch_list(const blpg_round *round, MemoryContext memory)
 	if (blpg_own_sql(round->schema, "SELECT relation FROM %s.bitlm_watches w WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c "
 					 "WHERE c.oid OPERATOR(pg_catalog.=) w.relation)", 0, NULL, NULL, NULL) > 0)
 	{
-		blpg_own_sql(round->schema, "DELETE FROM %s.bitlm_watch_queue q WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c "
-					 "WHERE c.oid OPERATOR(pg_catalog.=) q.relation)", 0, NULL, NULL, NULL);
-		blpg_own_sql(round->schema, "DELETE FROM %s.bitlm_watches w WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c "
-					 "WHERE c.oid OPERATOR(pg_catalog.=) w.relation)", 0, NULL, NULL, NULL);
+		forget_dropped(round, "bitlm_watch_queue");
+		forget_dropped(round, "bitlm_watches");
 	}
 	blpg_own_sql(round->schema, "SELECT relation FROM %s.bitlm_watches WHERE due OPERATOR(pg_catalog.<=) $1 ORDER BY last_run "
 				 "NULLS FIRST", 1, types, values, NULL);

@@ -239,7 +239,7 @@ next_nap(const blpg_round *round)
 	SPI_freetuptable(SPI_tuptable);
 	if (is_null)
 		return worker_naptime;
-	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
+	wait = blpg_milliseconds(GetCurrentTimestamp(), due);
 	return (int) Max(Min(wait, worker_naptime), SHORTEST_NAP_MS);
 }
 
@@ -471,7 +471,7 @@ look_after(int i, TimestampTz now)
 		start(i, now);
 		return one->handle ? LONGEST_PAUSE_MS : LONGEST_PAUSE_MS / 2;
 	}
-	return TimestampDifferenceMilliseconds(now, next);
+	return blpg_milliseconds(now, next);
 }
 
 /* The postmaster tells that a worker has started or ended. */

@@ -119,7 +119,7 @@ bitlm_status bitlm_embed_batch(bitlm_session *s, const bitlm_text *texts, size_t
     bl_generation_end(s);
     s->n_cached = 0;
     if (s->model->pool == BL_POOL_NONE)
-        status = bl_error(error, BITLM_ARG, "the model %s is a decoder: it generates, but has no embedding",
+        status = bl_error(error, BITLM_UNSUPPORTED, "the model %s is a decoder: it generates, but has no embedding",
                           s->model->path);
     else if (format != BITLM_EMBED_BITS && format != BITLM_EMBED_F32)
         status = bl_error(error, BITLM_ARG, "format is %d, but must be bits (0) or f32 (1)", format);

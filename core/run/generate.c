@@ -193,7 +193,7 @@ bitlm_status bitlm_generate_start(bitlm_session *s, const bitlm_text *prompts, s
         return status;
     bl_generation_end(s);
     if (!s->model->head.data)
-        status = bl_error(error, BITLM_ARG, "the model %s is an encoder: it embeds, but does not generate",
+        status = bl_error(error, BITLM_UNSUPPORTED, "the model %s is an encoder: it embeds, but does not generate",
                           s->model->path);
     else
         status = check_sampling(options, error);

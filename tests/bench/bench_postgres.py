@@ -8,12 +8,14 @@ with BITLM_PG_OPTIONS="shared_buffers = 1GB", so that the codes lie in the serve
     index     1,000,000 codes of 384 bits, k = 10: index scan, sequential scan with bit_count(a # b), build, inserts,
               two clients; the limit is tests/bench/bare_scan.c, popcounts over the same bytes, one thread
     texts     an index over bitlm_embed(body) built by one process and by two
-    pgvector  200,000 codes in clusters (random ones have no neighbours to find): our index and pgvector's HNSW on the same
-              column, latency, recall, build time and insert rate together; left out aloud where pgvector is not installed
+    pgvector  1,000,000 codes in clusters (random ones have no neighbours to find), or those of the file BENCH_CODES, a
+              code of 96 hexadecimal digits a line (`bitlm embed` writes them): our index and pgvector's HNSW on the same column,
+              latency, recall, build time, size and insert rate together; left out aloud where pgvector is not installed
 
 BENCH_N and BENCH_QUERIES change the numbers of codes and of queries.
 """
 
+import io
 import os
 import pathlib
 import random
@@ -145,9 +147,22 @@ def bench_texts():
 
 def clustered(rng, n, centers):
     """Codes around centers: each bit of the center turned over with probability 1/8."""
-    for i in range(n):
+    for _ in range(n):
         noise = rng.getrandbits(BITS) & rng.getrandbits(BITS) & rng.getrandbits(BITS)
-        yield f"{i}\t{centers[rng.randrange(len(centers))] ^ noise:0{BITS}b}\n"
+        yield f"{centers[rng.randrange(len(centers))] ^ noise:0{BITS}b}"
+
+
+def codes_to_compare(rng):
+    """(what they are, those in the table, those that are inserted later, queries)"""
+    if os.environ.get("BENCH_CODES"):
+        lines = pathlib.Path(os.environ["BENCH_CODES"]).read_text(encoding="ascii").split()
+        lines = list(dict.fromkeys(f"{int(line, 16):0{BITS}b}" for line in lines))  # a text that is there twice has no nearest
+        rng.shuffle(lines)
+        n = len(lines) - QUERIES * 4 - len(lines) // 100
+        return "embeddings of texts", lines[:n], lines[n:-QUERIES * 4], lines[-QUERIES * 4:]
+    centers = [rng.getrandbits(BITS) for _ in range(N // 100)]
+    lines = list(clustered(rng, N + N // 100 + QUERIES * 4, centers))
+    return f"codes in {len(centers):,} clusters", lines[:N], lines[N:-QUERIES * 4], lines[-QUERIES * 4:]
 
 
 def bench_pgvector():
@@ -157,19 +172,16 @@ def bench_pgvector():
     if not version or tuple(map(int, version[0].split(".")[:2])) < (0, 7):
         print("pgvector 0.7 or newer is not installed here: not compared")
         return
-    db.execute("CREATE EXTENSION IF NOT EXISTS vector; DROP TABLE IF EXISTS codes; CREATE TABLE codes(id int, code bit(384))")
-    n = N // 5
-    centers = [rng.getrandbits(BITS) for _ in range(n // 100)]
-    path = pathlib.Path(os.environ["PGHOST"]) / "codes.tsv"
-    path.write_text("".join(clustered(rng, n + n // 20, centers)), encoding="ascii")
-    with open(path, encoding="ascii") as file:
-        db.copy_expert("COPY codes FROM STDIN", file)
-    path.unlink()
-    db.execute(f"CREATE TABLE more AS SELECT * FROM codes WHERE id >= {n}; DELETE FROM codes WHERE id >= {n}")
+    db.execute("CREATE EXTENSION IF NOT EXISTS vector; DROP TABLE IF EXISTS codes, more; "
+               "CREATE TABLE codes(id serial, code bit(384)); CREATE TABLE more(code bit(384))")
+    what, codes, more, queries = codes_to_compare(rng)
+    n, n_more = len(codes), len(more)
+    for table, rows in (("codes", codes), ("more", more)):
+        db.copy_expert(f"COPY {table}(code) FROM STDIN", io.StringIO("\n".join(rows) + "\n"))
     db.execute("VACUUM ANALYZE codes")
-    queries = [line.split("\t")[1].strip() for line in clustered(rng, QUERIES * 4, centers)]
     wanted = {query: distances(db, "bit_count(code # %s::bit(384))", query) for query in queries}
-    print(f"{n:,} codes in {len(centers):,} clusters, pgvector {version[0]}, one process builds and asks")
+    print(f"{n:,} {what}, pgvector {version[0]}, one process builds and asks; the nearest is {statistics.median(w[0] for w in wanted.values()):.0f} "
+          f"bits away, the {K}th {statistics.median(w[-1] for w in wanted.values()):.0f} (medians)", flush=True)
 
     def report(name, index, order, settings):
         took = timed(db, index)[0]
@@ -185,9 +197,9 @@ def bench_pgvector():
         db.execute("SELECT pg_relation_size('other_code')")
         size = db.fetchone()[0]
         db.execute("BEGIN")
-        rate = n // 20 / timed(db, "INSERT INTO codes SELECT * FROM more")[0]
+        rate = n_more / timed(db, "INSERT INTO codes(code) SELECT code FROM more")[0]
         db.execute("ROLLBACK")
-        print(f"{name}: built in {took:.2f} s ({n / took:,.0f} rows/s), {size / 2**20:.0f} MB, inserts {rate:,.0f} rows/s")
+        print(f"{name}: built in {took:.2f} s ({n / took:,.0f} rows/s), {size / 2**20:.0f} MB, inserts {rate:,.0f} rows/s", flush=True)
         db.execute("DROP INDEX other_code")
         db.execute("VACUUM codes")
 

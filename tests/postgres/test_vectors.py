@@ -11,7 +11,7 @@ SEED = 20250301
 SCHEMES = ["int8", "int8_asymmetric", "int4", "ternary", "twn", "binary", "binary_mean", "threshold"]
 TENSOR_TYPES = ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q6_k", "tq1_0", "tq2_0", "q1_0", "q2_0"]
 OPTIONS = [{}, {"group": 32}, {"group": 5}, {"rounding": "stochastic", "seed": 7}, {"threshold": 0.25},
-           {"group": 64, "rounding": "stochastic", "seed": -1}]
+           {"group": 64, "rounding": "stochastic", "seed": -1}, {"hadamard": 64}, {"rounding": "feedback"}]
 
 
 def vector(rng, n):
