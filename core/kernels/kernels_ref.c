@@ -599,4 +599,7 @@ const bl_kernels bl_kernels_ref = {
     .hamming = hamming,
     .hamming_below = hamming_below,
     .dot_f32 = dot_f32,
+    .fit_q4_k = bl_fit_q4_k_ref,
+    .fit_q6_k = bl_fit_q6_k_ref,
+    .round_groups = bl_round_groups_ref,
 };

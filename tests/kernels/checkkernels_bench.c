@@ -103,6 +103,18 @@ static void quant_groups(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->quant_groups(fa, HEAD, 32, (int8_t *)scratch, fc, (int32_t *)scratch + HEAD);
 }
+static void fit_q4_k(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->fit_q4_k(fa, HEAD / 32, fc, fc + HEAD);
+}
+static void fit_q6_k(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->fit_q6_k(fa, HEAD / 16, fc);
+}
+static void round_groups(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->round_groups(fa, HEAD, 32, fb, fb + HEAD, 0, 15, (int8_t *)scratch);
+}
 static void relu2_mul(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->relu2_mul(fa, fb, HEAD, fc);
@@ -261,6 +273,9 @@ static const measure measures[] = {
     {"rmsnorm", rmsnorm, 4.0 * HEAD * 2, 0, 0},
     {"quant_row", quant_row, 4.0 * HEAD, 0, 0},
     {"quant_groups", quant_groups, 4.0 * HEAD, 0, 0},
+    {"fit_q4_k", fit_q4_k, 4.0 * HEAD, 0, 0},
+    {"fit_q6_k", fit_q6_k, 4.0 * HEAD, 0, 0},
+    {"round_groups", round_groups, 4.0 * HEAD, 0, 0},
     {"relu2_mul", relu2_mul, 4.0 * HEAD * 2, 0, 0},
     {"silu_mul", silu_mul, 4.0 * HEAD * 2, 0, 0},
     {"rope", rope, 4.0 * 128, 0, 0},
