@@ -167,6 +167,9 @@ typedef struct bl_kernels {
     /* Σ a·b in sum16 order. */
     float (*dot_f32)(const float *a, const float *b, int64_t n);
 
+    /* n numbers of type F32, F16 or BF16 as float32, exactly; a NaN becomes quiet from F16 and stays from the others. */
+    void (*widen)(int32_t type, const uint8_t *in, int64_t n, float *out);
+
     /* -- writing block types (fit_groups.c) ------------------------------------------- */
 
     /* For n groups of 32 (Q4_K) the step and minimum, x about step*q - minimum with q in 0 .. 15; for n groups of 16 (Q6_K)

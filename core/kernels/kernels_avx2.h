@@ -97,6 +97,7 @@ uint64_t bl_hamming_avx2(const uint8_t *a, const uint8_t *b, int64_t n);
 int64_t bl_hamming_below_avx2(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
                               uint32_t below, uint32_t *rows, uint32_t *distances);
 float bl_dot_f32_avx2(const float *a, const float *b, int64_t n);
+void bl_widen_avx2(int32_t type, const uint8_t *in, int64_t n, float *out);
 
 /* fit_avx2.c */
 void bl_fit_q4_k_avx2(const float *x, int64_t n, float *steps, float *minima);

@@ -113,6 +113,7 @@ void bl_rope_neon(float *head, const float *cs, const float *sn, int64_t n_rot, 
 void bl_softmax_neon(float *p, int64_t n, int64_t n_padded);
 float bl_exp_sum_neon(const float *l, int64_t n, float *max);
 float bl_dot_f32_neon(const float *a, const float *b, int64_t n);
+void bl_widen_neon(int32_t type, const uint8_t *in, int64_t n, float *out);
 
 /* hamming_neon.c */
 uint64_t bl_hamming_neon(const uint8_t *a, const uint8_t *b, int64_t n);

@@ -597,6 +597,16 @@ static void case_fit_q6_k(const bl_kernels *k, int number) {
     k->fit_q6_k(x, n, steps);
 }
 
+static void case_widen(const bl_kernels *k, int number) {
+    static const int32_t types[] = {BL_TYPE_F32, BL_TYPE_F16, BL_TYPE_BF16};
+    int32_t type = types[number % 3];
+    int64_t n = number < 66 ? number / 3 + 1 : 1 + random_below(3000);
+    uint8_t *in = input((size_t)(bl_row_bytes(type, n)));
+    float *out = output((size_t)n * sizeof *out);
+    fill_bytes(in, bl_row_bytes(type, n), 0);
+    k->widen(type, in, n, out);
+}
+
 static void case_round_groups(const bl_kernels *k, int number) {
     int64_t group = 16 * (1 + random_below(3)), n = group * (1 + random_below(20));
     int lo = number % 2 ? 0 : -32, hi = number % 2 ? 15 : 31;
@@ -678,6 +688,7 @@ static const struct {
     {"fit_q4_k", case_fit_q4_k, 400, 1},
     {"fit_q6_k", case_fit_q6_k, 400, 1},
     {"round_groups", case_round_groups, 300, 0},
+    {"widen", case_widen, 300, 0},
 };
 
 #define HASH_CASES 40
