@@ -157,7 +157,7 @@ CREATE FUNCTION bitlm_model_id(model text DEFAULT 'embed') RETURNS text
 	AS 'MODULE_PATHNAME', 'blpg_model_id' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 
 CREATE FUNCTION bitlm_memory(model text DEFAULT NULL, n_ctx integer DEFAULT NULL, kv_type text DEFAULT NULL,
-	rows integer DEFAULT NULL, threads integer DEFAULT NULL) RETURNS jsonb
+	rows integer DEFAULT NULL, threads integer DEFAULT NULL, shape text DEFAULT NULL) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'blpg_memory' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
 
 -- the index ------------------------------------------------------------------------

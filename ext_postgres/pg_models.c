@@ -355,8 +355,20 @@ blpg_memory(PG_FUNCTION_ARGS)
 	blpg_begin(&call, "bitlm_memory", fcinfo, 0, options, lengthof(options));
 	PG_TRY();
 	{
-		blpg_model(&call, blpg_generator());
-		blpg_check(&call, bitlm_memory_json(call.model, &call.options, json, sizeof json, &call.error));
+		if (!PG_ARGISNULL(5))
+		{
+			bitlm_text	shape = blpg_utf8_text(PG_GETARG_TEXT_PP(5));
+
+			if (!PG_ARGISNULL(0))
+				ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("bitlm_memory: give a model or a shape, not both"));
+			blpg_check(&call, bitlm_memory_shape_json(shape.data, shape.length, &call.options, json, sizeof json, &call.error));
+		}
+		else
+		{
+			blpg_model(&call, blpg_generator());
+			blpg_check(&call, bitlm_memory_json(call.model, &call.options, json, sizeof json, &call.error));
+		}
 	}
 	PG_FINALLY();
 	{

@@ -133,6 +133,7 @@ extern PyMethodDef blpy_codes_methods[];
 extern PyMethodDef blpy_index_methods[];
 extern PyMethodDef blpy_quant_methods[];
 extern PyMethodDef blpy_convert_methods[];
+extern PyMethodDef blpy_memory_methods[];
 int blpy_index_register(PyObject *module, blpy_state *state);
 
 #endif

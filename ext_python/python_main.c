@@ -94,7 +94,8 @@ static int execute(PyObject *module) {
         return -1;
     if (PyModule_AddFunctions(module, main_methods) < 0 || PyModule_AddFunctions(module, blpy_codes_methods) < 0 ||
         PyModule_AddFunctions(module, blpy_index_methods) < 0 ||
-        PyModule_AddFunctions(module, blpy_quant_methods) < 0 || PyModule_AddFunctions(module, blpy_convert_methods) < 0)
+        PyModule_AddFunctions(module, blpy_quant_methods) < 0 || PyModule_AddFunctions(module, blpy_convert_methods) < 0 ||
+        PyModule_AddFunctions(module, blpy_memory_methods) < 0)
         return -1;
     if (PyModule_AddIntConstant(module, "NUMERICS", BITLM_NUMERICS) < 0 ||
         PyModule_AddStringConstant(module, "__version__", bitlm_version()) < 0)

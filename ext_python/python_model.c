@@ -235,7 +235,6 @@ static PyObject *core_model_id(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 
 /* ---- tokens ------------------------------------------------------------------------------------- */
 
-/* tokenize(text: str, flags: int) -> list[int] */
 /* memory(options) -> str, a JSON object */
 static PyObject *core_memory(PyObject *object, PyObject *json) {
     blpy_core *self = (blpy_core *)object;
@@ -252,6 +251,30 @@ static PyObject *core_memory(PyObject *object, PyObject *json) {
     return status ? blpy_raise(state, NULL, status, &error) : PyUnicode_FromString(text);
 }
 
+/* memory_shape(shape, options) -> str, a JSON object: no model is opened */
+static PyObject *fn_memory_shape(PyObject *module, PyObject *args) {
+    blpy_state *state = blpy_state_of(module);
+    const char *shape;
+    Py_ssize_t length;
+    PyObject *json;
+    bitlm_options options;
+    bitlm_error error;
+    bitlm_status status;
+    char text[1000];
+    if (!PyArg_ParseTuple(args, "s#O", &shape, &length, &json) || blpy_options(state, &options, NULL, json) < 0)
+        return NULL;
+    blpy_error_init(&error);
+    status = bitlm_memory_shape_json(shape, (size_t)length, &options, text, sizeof text, &error);
+    bitlm_options_clear(&options);
+    return status ? blpy_raise(state, NULL, status, &error) : PyUnicode_FromString(text);
+}
+
+PyMethodDef blpy_memory_methods[] = {
+    {"memory_shape", fn_memory_shape, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* tokenize(text: str, flags: int) -> list[int] */
 static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);

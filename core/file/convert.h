@@ -2,10 +2,10 @@
  * from), and the one loop that streams a plan's tensors into a GGUF file.
  *
  *   folder of safetensors  -> convert_hf.c, convert_tokenizer.c  \
- *   GGUF file              -> convert.c                           > plan -> convert_tensor.c -> GGUF
+ *   GGUF file              -> convert_gguf.c                      > plan -> convert_tensor.c -> GGUF
  *   GGUF file              -> convert_export.c -> folder of safetensors
  *
- * Public entry: bitlm_convert (bitlm.h) in convert.c. */
+ * Public entry: bitlm_convert (bitlm.h) in run/convert.c. */
 #ifndef BL_CONVERT_H
 #define BL_CONVERT_H
 
@@ -60,6 +60,8 @@ typedef struct bl_plan {
 
 /* *type of a name of a tensor type that bitlm writes, -1 for an empty one; option: for the sentence. */
 bitlm_status bl_plan_find_type(bl_plan *plan, bitlm_text name, const char *option, int32_t *type);
+/* 1 if text ends with end. */
+int bl_ends_with(const char *text, const char *end);
 /* A new planned tensor, zeroed, or NULL (NOMEM, in plan->error). */
 bl_planned *bl_plan_add(bl_plan *plan);
 /* The type to write for p, by its role, its shape and what was asked: where a shape does not fit the type that was
@@ -69,6 +71,10 @@ bitlm_status bl_plan_choose(bl_plan *plan, bl_planned *p, int32_t otherwise);
 int bl_is_ternary_target(int32_t type);
 /* The tensor t of a GGUF file as a new planned one of the same type and its role. */
 bitlm_status bl_plan_add_gguf(bl_plan *plan, const bl_tensor *t, bl_planned **out);
+/* ARG unless every name of options->choices is a tensor that can have a type of its own. */
+bitlm_status bl_plan_check_choices(bl_plan *plan);
+/* The keys that tell what llama.cpp calls a file of these types. */
+bitlm_status bl_plan_write_file_type(bl_plan *plan);
 /* Describes all tensors to the writer, then streams them. */
 bitlm_status bl_plan_write(bl_plan *plan);
 /* The data of p, of p->type, into memory of bl_tensor_bytes(). */
@@ -99,6 +105,7 @@ extern const size_t bl_hf_n_rows;
 extern const char bl_pattern_llama3[], bl_pattern_qwen2[];
 
 bitlm_status bl_convert_hf(bl_plan *plan, const char *folder);                           /* keys and tensors */
+bitlm_status bl_convert_gguf(bl_plan *plan);                                             /* keys and tensors */
 bitlm_status bl_convert_tokenizer(bl_plan *plan, const char *folder, uint64_t vocab_size, const void *config);
 bitlm_status bl_convert_export(bl_plan *plan, const char *output);                       /* whole */
 /* tokenizer.json or tokenizer.model, and tokenizer_config.json, of plan->gguf into a folder. */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "file/convert.h"
+#include "kernels/kernels.h"
 #include "quant/quant.h"
 
 typedef unsigned long long ull; /* for messages */
@@ -90,16 +91,8 @@ bitlm_status bl_plan_choose(bl_plan *plan, bl_planned *p, int32_t otherwise) {
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
 static void read_floats(const bl_st_tensor *t, uint64_t at, uint64_t n, float *out) {
-    const uint8_t *p = t->data + at * bl_safetensors_dtype_bytes(t->dtype);
-    if (t->dtype == BL_ST_F32)
-        for (uint64_t i = 0; i < n; i++)
-            out[i] = bl_read_f32(p + 4 * i);
-    else if (t->dtype == BL_ST_F16)
-        for (uint64_t i = 0; i < n; i++)
-            out[i] = bl_f16_to_f32(bl_read_u16(p + 2 * i));
-    else
-        for (uint64_t i = 0; i < n; i++)
-            out[i] = bl_bf16_to_f32(bl_read_u16(p + 2 * i));
+    int32_t type = t->dtype == BL_ST_F32 ? BL_TYPE_F32 : t->dtype == BL_ST_F16 ? BL_TYPE_F16 : BL_TYPE_BF16;
+    bl_kernels_usual()->widen(type, t->data + at * bl_safetensors_dtype_bytes(t->dtype), (int64_t)n, out);
 }
 
 /* Row `row` of the unpacked matrix: quarter row / (rows / 4) of the bytes' bits. */

@@ -25,6 +25,11 @@
 #define BL_GGUF_I64 11
 #define BL_GGUF_F64 12
 
+/* The key of a converted file that tells the model's id: the id in hexadecimal digits, BITLM_NUMERICS, and the activation
+ * that entered, padded with spaces to BL_ID_KEY_BYTES (model_hash.c). */
+#define BL_ID_KEY "bitlm.model_id"
+#define BL_ID_KEY_BYTES 48
+
 typedef struct bl_gguf bl_gguf;
 
 typedef struct bl_tensor {

@@ -166,10 +166,25 @@ typedef struct bl_kernels {
                              uint32_t below, uint32_t *rows, uint32_t *distances);
     /* Σ a·b in sum16 order. */
     float (*dot_f32)(const float *a, const float *b, int64_t n);
+
+    /* n numbers of type F32, F16 or BF16 as float32, exactly; a NaN becomes quiet from F16 and stays from the others. */
+    void (*widen)(int32_t type, const uint8_t *in, int64_t n, float *out);
+
+    /* -- writing block types (fit_groups.c) ------------------------------------------- */
+
+    /* For n groups of 32 (Q4_K) the step and minimum, x about step*q - minimum with q in 0 .. 15; for n groups of 16 (Q6_K)
+     * the step, q in -32 .. 31: of a few candidates the one with the least squared error. */
+    void (*fit_q4_k)(const float *x, int64_t n, float *steps, float *minima);
+    void (*fit_q6_k)(const float *x, int64_t n, float *steps);
+    /* q[i] = bl_level((x[i] + shift[g]) * inv[g], lo, hi), g = i / group, group a multiple of 16 that divides n; -127 <= lo <= hi <= 127. */
+    void (*round_groups)(const float *x, int64_t n, int64_t group, const float *shift, const float *inv, int lo, int hi,
+                         int8_t *q);
 } bl_kernels;
 
 /* The best table for (detected flags & mask).  Never NULL: plain C at worst. */
 const bl_kernels *bl_kernels_get(uint32_t mask);
+/* The best for this CPU and variable BITLM_CPU, chosen once in a process: for what belongs to no model. */
+const bl_kernels *bl_kernels_usual(void);
 /* Table number i of those compiled in that this CPU can run, best last; NULL past the end.
  * For the checking program. */
 const bl_kernels *bl_kernels_nth(int i);
@@ -211,6 +226,12 @@ void bl_quant_probs_ref(const float *p, const float *vd, int64_t n_pos, uint8_t 
 void bl_mix_int_ref(int bits, const uint8_t *pq, int64_t ldp, const float *cd, int64_t ldc, int n_q,
                     const uint8_t *v, int64_t n_pos, int64_t dim, float *out, int64_t ldo);
 
+/* ---- the plain C of the table's searches (fit_groups.c) ----------------------------------- */
+void bl_fit_q4_k_ref(const float *x, int64_t n, float *steps, float *minima);
+void bl_fit_q6_k_ref(const float *x, int64_t n, float *steps);
+void bl_round_groups_ref(const float *x, int64_t n, int64_t group, const float *shift, const float *inv, int lo, int hi,
+                         int8_t *q);
+
 /* ---- inputs in fewer bits than int8, on every processor (quant_modes.c) --------------------
  * Each returns s with x about q/s and writes *sum = Σ q; a row that is not finite: q = 0, *sum = 0, s = NaN. */
 
@@ -225,6 +246,15 @@ void bl_pack_signs(const int8_t *q, int64_t n, uint8_t *bits);
 /* The plain C of the table's binary_rows. */
 void bl_binary_rows_ref(const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const uint8_t *bits, int64_t ldb,
                         const float *xd, int64_t n_tok, float *y, int64_t ldy);
+
+/* The nearest whole number within lo .. hi, half away from zero; lo for what is no number. */
+static inline int bl_level(float y, int lo, int hi) {
+    if (!(y > (float)lo))
+        return lo;
+    if (!(y < (float)hi))
+        return hi;
+    return (int)(y < 0 ? y - 0.5f : y + 0.5f);
+}
 
 /* ---- own elementary functions: the same bits everywhere --------------------------- */
 

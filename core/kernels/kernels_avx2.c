@@ -42,4 +42,8 @@ const bl_kernels bl_kernels_avx2 = {
     .hamming = bl_hamming_avx2,
     .hamming_below = bl_hamming_below_avx2,
     .dot_f32 = bl_dot_f32_avx2,
+    .widen = bl_widen_avx2,
+    .fit_q4_k = bl_fit_q4_k_avx2,
+    .fit_q6_k = bl_fit_q6_k_avx2,
+    .round_groups = bl_round_groups_avx2,
 };

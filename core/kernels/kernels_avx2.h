@@ -54,6 +54,27 @@ INLINE void store128(void *p, __m128i v) { _mm_storeu_si128((__m128i *)p, v); }
 /* Eight halves as floats. */
 INLINE __m256 load_f16(const uint16_t *p) { return _mm256_cvtph_ps(load128(p)); }
 
+/* Column j of eight rows of eight floats, `stride` apart, in v[j]. */
+INLINE void transpose8(const float *x, int64_t stride, __m256 *v) {
+    __m256 r[8], t[8];
+    for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side: columns 0..3, then 4..7 */
+        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + i * stride)),
+                                    _mm_loadu_ps(x + (i + 4) * stride), 1);
+        r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + i * stride + 4)),
+                                        _mm_loadu_ps(x + (i + 4) * stride + 4), 1);
+    }
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        v[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        v[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        v[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        v[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+}
+
 /* A TQ1_0 block's 48 bytes of five trits and 4 of four as 256 codes. */
 void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes);
 
@@ -76,6 +97,13 @@ uint64_t bl_hamming_avx2(const uint8_t *a, const uint8_t *b, int64_t n);
 int64_t bl_hamming_below_avx2(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
                               uint32_t below, uint32_t *rows, uint32_t *distances);
 float bl_dot_f32_avx2(const float *a, const float *b, int64_t n);
+void bl_widen_avx2(int32_t type, const uint8_t *in, int64_t n, float *out);
+
+/* fit_avx2.c */
+void bl_fit_q4_k_avx2(const float *x, int64_t n, float *steps, float *minima);
+void bl_fit_q6_k_avx2(const float *x, int64_t n, float *steps);
+void bl_round_groups_avx2(const float *x, int64_t n, int64_t group, const float *shift, const float *inv, int lo, int hi,
+                           int8_t *q);
 
 /* attention_avx2.c */
 void bl_store_k_f32_avx2(const float *k, int64_t dim, int64_t pos, float *head_tiles);

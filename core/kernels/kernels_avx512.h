@@ -14,6 +14,12 @@ void bl_silu_mul_avx512(const float *gate, const float *up, int64_t n, float *ou
 void bl_softmax_avx512(float *p, int64_t n, int64_t n_padded);
 float bl_exp_sum_avx512(const float *l, int64_t n, float *max);
 
+/* fit_avx512.c */
+void bl_fit_q4_k_avx512(const float *x, int64_t n, float *steps, float *minima);
+void bl_fit_q6_k_avx512(const float *x, int64_t n, float *steps);
+void bl_round_groups_avx512(const float *x, int64_t n, int64_t group, const float *shift, const float *inv, int lo, int hi,
+                           int8_t *q);
+
 /* attention_avx512.c */
 void bl_scores_f16_avx512(const float *q, int64_t ldq, int n_q, const uint16_t *tiles, int64_t n_tiles,
                           int64_t dim, float scale, float *scores, int64_t ld);

@@ -18,6 +18,8 @@ extern const bl_kernels bl_kernels_neon, bl_kernels_neon_dotprod, bl_kernels_neo
         .group_i8 = bl_group_i8_##group, .binary_rows = bl_binary_rows_neon,                                   \
         .float_rows = bl_float_rows_neon, .hamming = bl_hamming_neon,                                          \
         .hamming_below = bl_hamming_below_neon, .dot_f32 = bl_dot_f32_neon,                                    \
+        .widen = bl_widen_neon, .fit_q4_k = bl_fit_q4_k_neon, .fit_q6_k = bl_fit_q6_k_neon,                    \
+        .round_groups = bl_round_groups_neon,                                                                  \
     }
 
 const bl_kernels bl_kernels_neon = NEON_TABLE("neon", 0, neon, neon, neon);

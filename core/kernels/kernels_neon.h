@@ -113,11 +113,18 @@ void bl_rope_neon(float *head, const float *cs, const float *sn, int64_t n_rot, 
 void bl_softmax_neon(float *p, int64_t n, int64_t n_padded);
 float bl_exp_sum_neon(const float *l, int64_t n, float *max);
 float bl_dot_f32_neon(const float *a, const float *b, int64_t n);
+void bl_widen_neon(int32_t type, const uint8_t *in, int64_t n, float *out);
 
 /* hamming_neon.c */
 uint64_t bl_hamming_neon(const uint8_t *a, const uint8_t *b, int64_t n);
 int64_t bl_hamming_below_neon(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
                               uint32_t below, uint32_t *rows, uint32_t *distances);
+
+/* fit_neon.c */
+void bl_fit_q4_k_neon(const float *x, int64_t n, float *steps, float *minima);
+void bl_fit_q6_k_neon(const float *x, int64_t n, float *steps);
+void bl_round_groups_neon(const float *x, int64_t n, int64_t group, const float *shift, const float *inv, int lo, int hi,
+                           int8_t *q);
 
 /* attention_neon.c */
 void bl_store_k_f32_neon(const float *k, int64_t dim, int64_t pos, float *head_tiles);

@@ -539,6 +539,12 @@ static void float_rows(int32_t type, const uint8_t *w, int64_t k, int64_t r0, in
     }
 }
 
+static void widen(int32_t type, const uint8_t *in, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = float_weight(type, in, i);
+    }
+}
+
 /* ---- codes --------------------------------------------------------------------------- */
 
 static uint64_t hamming(const uint8_t *a, const uint8_t *b, int64_t n) {
@@ -599,4 +605,8 @@ const bl_kernels bl_kernels_ref = {
     .hamming = hamming,
     .hamming_below = hamming_below,
     .dot_f32 = dot_f32,
+    .widen = widen,
+    .fit_q4_k = bl_fit_q4_k_ref,
+    .fit_q6_k = bl_fit_q6_k_ref,
+    .round_groups = bl_round_groups_ref,
 };

@@ -2,6 +2,8 @@
  * in whose instructions the CPU has and the caller's mask allows.
  *
  * Called when a model is opened, by code search, and by the checking program. */
+#include <stdatomic.h>
+
 #include "kernels/kernels.h"
 
 #if defined(__AVX__) || defined(__AVX2__) || defined(__FMA__) || defined(__AVX512F__)
@@ -51,6 +53,19 @@ const bl_kernels *bl_kernels_get(uint32_t mask) {
         best = (t->cpu & usable) == t->cpu ? t : best; /* plain C needs nothing */
     }
     return best;
+}
+
+/* Two threads that come first at the same time choose the same table. */
+const bl_kernels *bl_kernels_usual(void) {
+    static _Atomic(const bl_kernels *) chosen;
+    const bl_kernels *k = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (!k) {
+        int ok;
+        uint32_t mask = bl_cpu_env_mask(&ok);
+        k = bl_kernels_get(ok ? mask : BL_CPU_ALL);
+        atomic_store_explicit(&chosen, k, memory_order_relaxed);
+    }
+    return k;
 }
 
 const bl_kernels *bl_kernels_nth(int i) {

@@ -28,6 +28,17 @@ float bl_dot_f32_avx2(const float *a, const float *b, int64_t n) {
     return i == n ? sum16(lo, hi) : fold_tail(lo, hi, a, b, i, n);
 }
 
+void bl_widen_avx2(int32_t type, const uint8_t *in, int64_t n, float *out) {
+    int64_t i = 0;
+    for (; i + 8 <= n && type == BL_TYPE_F16; i += 8) {
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(load128(in + 2 * i)));
+    }
+    for (; i + 8 <= n && type == BL_TYPE_BF16; i += 8) {
+        store256(out + i, _mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(in + 2 * i)), 16));
+    }
+    bl_kernels_ref.widen(type, in + bl_row_bytes(type, i), n - i, out + i);
+}
+
 void bl_rmsnorm_avx2(const float *x, const float *w, int64_t n, float eps, float *y) {
     float s = bl_dot_f32_avx2(x, x, n);
     float r = 1.0f / sqrtf(fma_scalar(s, 1.0f / (float)n, eps));

@@ -29,6 +29,21 @@ float bl_dot_f32_neon(const float *a, const float *b, int64_t n) {
     return i == n ? sum16(v[0], v[1], v[2], v[3]) : fold_tail(v, a, b, i, n);
 }
 
+void bl_widen_neon(int32_t type, const uint8_t *in, int64_t n, float *out) {
+    int64_t i = 0;
+    for (; i + 8 <= n && type != BL_TYPE_F32; i += 8) {
+        uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8(in + 2 * i));
+        if (type == BL_TYPE_F16) {
+            vst1q_f32(out + i, vcvt_f32_f16(half_bits(vget_low_u16(v))));
+            vst1q_f32(out + i + 4, vcvt_f32_f16(half_bits(vget_high_u16(v))));
+        } else {
+            vst1q_f32(out + i, vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(v), 16)));
+            vst1q_f32(out + i + 4, vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(v), 16)));
+        }
+    }
+    bl_kernels_ref.widen(type, in + bl_row_bytes(type, i), n - i, out + i);
+}
+
 void bl_rmsnorm_neon(const float *x, const float *w, int64_t n, float eps, float *y) {
     float s = bl_dot_f32_neon(x, x, n);
     float r = 1.0f / sqrtf(fmaf(s, 1.0f / (float)n, eps));

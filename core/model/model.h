@@ -139,10 +139,7 @@ bl_tensor bl_expert_matrix(const bl_tensor *t, int64_t expert);
 /* Hash of unpacked tensors, metadata that matters and BITLM_NUMERICS; polls. */
 bitlm_status bl_model_hash(const bitlm_model *model, bl_poll *poll, uint8_t id[16],
                            bitlm_error *error);
-/* The key of a file that tells its id, and its value: the id in hexadecimal digits, BITLM_NUMERICS, and the activation that
- * entered, padded with spaces to BL_ID_KEY_BYTES. */
-#define BL_ID_KEY "bitlm.model_id"
-#define BL_ID_KEY_BYTES 48
+/* The value of BL_ID_KEY. */
 void bl_model_id_text(const bitlm_model *model, const uint8_t id[16], char text[BL_ID_KEY_BYTES + 1]);
 /* 1 and the id that the model's file tells for these numerics and this activation; 0: it tells none. */
 int bl_model_stored_id(const bitlm_model *model, uint8_t id[16]);

@@ -1,12 +1,13 @@
 /* decode.c - every tensor type to float32, in plain C: what a block means.
  *
  * One function a layout, written to be read beside docs/FORMATS.md; speed is the
- * business of core/kernels, whose own unpackers are tested against these.  Each
+ * business of core/kernels, whose own unpackers are tested against these, and which widens plain floats for both.  Each
  * product is rounded to float32 before the next operation (no fused multiply).
  * Called by core/model (embedding rows), the command and the tests.
  *
  *   codes of the ternary types: 0, 1, 2, 3 mean -1, 0, +1, +2 times d
  *   fields stand in the order of the block; d is an F16 scale */
+#include "kernels/kernels.h"
 #include "quant/quant.h"
 
 #include <string.h>
@@ -111,15 +112,6 @@ static void decode_q2(const uint8_t *b, int weights, float *out) { /* d, weights
 
 static void decode_block(int32_t type, const uint8_t *b, float *out) {
     switch (type) {
-    case BL_TYPE_F32:
-        *out = bl_read_f32(b);
-        break;
-    case BL_TYPE_F16:
-        *out = bl_f16_to_f32(bl_read_u16(b));
-        break;
-    case BL_TYPE_BF16:
-        *out = bl_bf16_to_f32(bl_read_u16(b));
-        break;
     case BL_TYPE_Q4_0:
         decode_q4_0(b, out);
         break;
@@ -181,6 +173,10 @@ void bl_decode_row(int32_t type, const uint8_t *data, uint64_t n_rows, uint64_t 
     }
     uint64_t blocks = k / (uint64_t)t->block;
     const uint8_t *b = data + row * blocks * (uint64_t)t->block_bytes;
+    if (t->block == 1) {
+        bl_kernels_usual()->widen(type, b, (int64_t)k, out);
+        return;
+    }
     for (uint64_t i = 0; i < blocks; i++)
         decode_block(type, b + i * (uint64_t)t->block_bytes, out + i * (uint64_t)t->block);
 }

@@ -35,16 +35,19 @@ static int is_finite(float x) {
 static int round_away(float x) {
     float a = magnitude(x);
     int whole = (int)a;
-    if (a - (float)whole >= 0.5f)
-        whole++;
-    return x < 0 ? -whole : whole;
+    whole += a - (float)whole >= 0.5f; /* no branch: which way it goes is a coin's toss */
+    int minus = -(x < 0);
+    return (whole ^ minus) - minus;
 }
 
 static float largest(const float *x, int n) {
-    float most = 0;
-    for (int i = 0; i < n; i++)
-        most = BL_MAX(most, magnitude(x[i]));
-    return most;
+    float most[8] = {0}; /* n is a multiple of 8, or 1 */
+    for (int i = 0; i < n; i += 8)
+        for (int j = 0; j < BL_MIN(n, 8); j++)
+            most[j] = BL_MAX(most[j], magnitude(x[i + j]));
+    for (int j = 1; j < 8; j++)
+        most[0] = BL_MAX(most[0], most[j]);
+    return most[0];
 }
 
 /* ---- one block each; 0 if a scale does not fit its half float ------------------ */
@@ -202,13 +205,21 @@ static int encode_block(int32_t type, const float *x, uint8_t *b) {
         return bl_encode_q4_0(x, b);
     case BL_TYPE_Q4_1:
         return bl_encode_q4_1(x, b);
-    case BL_TYPE_Q4_K:
-        return bl_encode_q4_k(x, b);
-    case BL_TYPE_Q6_K:
-        return bl_encode_q6_k(x, b);
     default:
         return encode_tq(type, x, b);
     }
+}
+
+/* n blocks: how many before the first that cannot be stored. */
+static uint64_t encode_blocks(const bl_tensor_type *t, const float *x, uint64_t n, uint8_t *out) {
+    if (t->id == BL_TYPE_Q4_K)
+        return bl_encode_q4_k(x, n, out);
+    if (t->id == BL_TYPE_Q6_K)
+        return bl_encode_q6_k(x, n, out);
+    uint64_t i = 0;
+    while (i < n && encode_block(t->id, x + i * (uint64_t)t->block, out + i * (uint64_t)t->block_bytes))
+        i++;
+    return i;
 }
 
 bitlm_status bl_encode(int32_t type, const float *x, uint64_t n_rows, uint64_t k, float scale, uint8_t *out,
@@ -229,9 +240,9 @@ bitlm_status bl_encode(int32_t type, const float *x, uint64_t n_rows, uint64_t k
         encode_i2_s(x, n, scale, out);
         return BITLM_OK;
     }
-    for (uint64_t i = 0; i < n; i += block, out += t->block_bytes)
-        if (!encode_block(type, x + i, out))
-            return bl_error(error, BITLM_ARG, "weights %llu to %llu of row %llu reach %g, too large for %s",
+    uint64_t i = encode_blocks(t, x, n / block, out) * block;
+    if (i < n)
+        return bl_error(error, BITLM_ARG, "weights %llu to %llu of row %llu reach %g, too large for %s",
                             (ull)(i % k), (ull)(i % k + block - 1), (ull)(i / k),
                             (double)largest(x + i, t->block), t->name);
     return BITLM_OK;

@@ -22,8 +22,9 @@ static inline int bl_put_f16(uint8_t *p, float x) {
 /* One block each; 0 if a scale does not fit its half float. */
 int bl_encode_q4_0(const float *x, uint8_t *b);
 int bl_encode_q4_1(const float *x, uint8_t *b);
-int bl_encode_q4_k(const float *x, uint8_t *b);
-int bl_encode_q6_k(const float *x, uint8_t *b);
+/* n blocks: how many before the first whose scale does not fit its half float. */
+uint64_t bl_encode_q4_k(const float *x, uint64_t n, uint8_t *out);
+uint64_t bl_encode_q6_k(const float *x, uint64_t n, uint8_t *out);
 /* 64 trits; the scale before them is the caller's. */
 void bl_pack_q2_0(const int8_t *q, uint8_t *b);
 

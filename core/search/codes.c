@@ -1,34 +1,19 @@
 /* codes.c - distances between packed binary codes and between vectors, for callers outside core.
  * The loops over bits are kernels.  Called through bitlm.h. */
 #include <math.h>
-#include <stdatomic.h>
 
 #include "kernels/kernels.h"
 #include "quant/quant.h"
 #include "search/codes.h"
 #include "search/search.h"
 
-/* Chosen once: a distance is called for every row of a table.  Two threads that come first at the
- * same time choose the same table. */
-const bl_kernels *bl_search_kernels(void) {
-    static _Atomic(const bl_kernels *) chosen;
-    const bl_kernels *k = atomic_load_explicit(&chosen, memory_order_relaxed);
-    if (!k) {
-        int ok;
-        uint32_t mask = bl_cpu_env_mask(&ok);
-        k = bl_kernels_get(ok ? mask : BL_CPU_ALL);
-        atomic_store_explicit(&chosen, k, memory_order_relaxed);
-    }
-    return k;
-}
-
 uint64_t bitlm_hamming(const void *a, const void *b, size_t n) {
-    return n ? bl_search_kernels()->hamming(a, b, (int64_t)n) : 0;
+    return n ? bl_kernels_usual()->hamming(a, b, (int64_t)n) : 0;
 }
 
 int64_t bl_codes_below(const uint8_t *query, const uint8_t *codes, int64_t n, int64_t bytes,
                        uint32_t below, uint32_t *rows, uint32_t *distances) {
-    return bl_search_kernels()->hamming_below(query, codes, n, bytes, below, rows, distances);
+    return bl_kernels_usual()->hamming_below(query, codes, n, bytes, below, rows, distances);
 }
 
 double bitlm_similarity(const void *a, const void *b, size_t n) {
@@ -59,7 +44,7 @@ double bitlm_cosine(const float *a, const float *b, size_t n) {
     if (n == 0)
         return 0.0;
     bl_float_enter(&env);
-    const bl_kernels *k = bl_search_kernels();
+    const bl_kernels *k = bl_kernels_usual();
     double ab = (double)k->dot_f32(a, b, (int64_t)n);
     double aa = (double)k->dot_f32(a, a, (int64_t)n), bb = (double)k->dot_f32(b, b, (int64_t)n);
     if (aa > 0.0 && bb > 0.0)

@@ -216,7 +216,7 @@ bitlm_status bitlm_codes_pairs(const void *codes, size_t n, size_t code_bytes, u
                                const bitlm_host *host, int64_t *a, int64_t *b, uint32_t *distances,
                                size_t capacity, size_t *n_found, bitlm_error *error) {
     bl_alloc alloc = bl_alloc_from_host(host);
-    pairs s = {.kernels = bl_search_kernels(), .codes = codes, .n = n, .bytes = code_bytes, .capacity = capacity,
+    pairs s = {.kernels = bl_kernels_usual(), .codes = codes, .n = n, .bytes = code_bytes, .capacity = capacity,
                .alloc = &alloc};
     bl_poll poll;
     size_t all;

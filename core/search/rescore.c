@@ -19,7 +19,7 @@ void bitlm_query_planes(const float *values, size_t n, uint8_t *out) {
     size_t bytes = n / 8;
     bl_float_enter(&env);
     memset(out, 0, 4 * bytes);
-    float mean = n ? bl_search_kernels()->dot_f32(values, values, (int64_t)n) / (float)n : 0.0f;
+    float mean = n ? bl_kernels_usual()->dot_f32(values, values, (int64_t)n) / (float)n : 0.0f;
     float step = sqrtf(mean) * STEP;
     for (size_t i = 0; i < bytes * 8; i++) {
         float level = values[i] / step + 8.0f; /* NaN, of a zero query too, is level 0 */
@@ -95,7 +95,7 @@ bitlm_status bitlm_rescore(int32_t type, const void *vectors, size_t n, size_t d
         if (i % 64 == 0)
             status = bl_poll_check(&poll);
         to_floats(type, (const uint8_t *)vectors + (size_t)rows[i] * bytes, dim, vector);
-        order[i].score = bl_search_kernels()->dot_f32(query, vector, (int64_t)dim);
+        order[i].score = bl_kernels_usual()->dot_f32(query, vector, (int64_t)dim);
         order[i].row = rows[i];
     }
     bl_float_leave(&env);

@@ -18,7 +18,7 @@
 
 void bl_query_init(bl_query *query, int32_t metric, const uint8_t *code, int64_t bytes) {
     static const uint8_t zero[BL_CODE_MOST_BYTES];
-    query->kernels = bl_search_kernels();
+    query->kernels = bl_kernels_usual();
     query->metric = metric;
     query->code = code;
     query->bytes = bytes;

@@ -46,7 +46,6 @@ typedef struct bl_scan_scratch {
     uint64_t pass[BL_SCAN_ROWS / 64];
 } bl_scan_scratch;
 
-const bl_kernels *bl_search_kernels(void); /* chosen once in a process */
 void bl_query_init(bl_query *query, int32_t metric, const uint8_t *code, int64_t bytes);
 
 void bl_nearest_init(bl_nearest *nearest, bl_hit *room, size_t k, double most);

@@ -24,6 +24,7 @@ from ._bitlm import (
     hamming,
     pack,
     quantize,
+    quantize_model,
     similarity,
     unpack,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "pack",
     "quantize",
     "quantize_error",
+    "quantize_model",
     "quantize_vector",
     "register",
     "similarity",

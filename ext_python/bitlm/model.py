@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, overload
 
-from ._bitlm import Codes, Core, Vectors
+from ._bitlm import Codes, Core, Vectors, memory_shape
 from ._bitlm import Stream as _CoreStream
 
 CHAT = 1
@@ -343,9 +343,16 @@ class Model:
         return math.exp(-math.fsum(scores) / (len(scores) - 1))
 
 
-def memory(model: str | None = None, **options: Any) -> dict[str, int]:
+def memory(model: str | None = None, *, shape: str | Mapping[str, Any] | None = None, **options: Any) -> dict[str, int]:
     """What a model needs, before a session is opened: bytes by part (layers, embedding, head, norms, the file, KV
     cache, scratch, total), as SQL's `bitlm_memory`.  model: a path or a built-in's name; options: n_ctx, kv_type, rows,
-    threads, head.  The file is mapped, and shared by all that use it; the cache and scratch are a session's own."""
+    threads, head.  The file is mapped, and shared by all that use it; the cache and scratch are a session's own.
+
+    shape, in place of model: one that is not there, by a name (tiny, 100m, 700m, bitnet-2b4t, 7b), by its sizes (hidden,
+    layers, heads, ffn, vocab, ...), or parameters, or rows and dims alone."""
+    if shape is not None:
+        if model is not None:
+            raise TypeError("memory takes a model or a shape, not both")
+        return json.loads(memory_shape(shape if isinstance(shape, str) else json.dumps(dict(shape)), _options(options)))
     with Model(model or "story") as m:
         return m.memory(**options)

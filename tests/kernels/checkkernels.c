@@ -572,6 +572,53 @@ static void case_dot_f32(const bl_kernels *k, int number) {
     *out = k->dot_f32(a, b, n);
 }
 
+/* Weights of groups: ordinary, of one sign, of several sizes, equal, zero, at the ends of float's range. */
+static void fill_groups(float *x, int64_t n, int64_t group, int number) {
+    fill_floats(x, n, temper_of_case(number));
+    for (int64_t i = 0; number % 3 == 0 && i < n; i++) {
+        int64_t g = i / group % 5;
+        x[i] = g == 1 ? fabsf(x[i]) : g == 2 ? x[i] * 1e-3f - 2.0f : g == 3 ? x[i / group * group] : g == 4 ? 0.0f : x[i];
+    }
+}
+
+static void case_fit_q4_k(const bl_kernels *k, int number) {
+    int64_t n = 1 + number % 40;
+    float *x = input((size_t)(32 * n) * sizeof *x);
+    float *steps = output((size_t)n * sizeof *steps), *minima = output((size_t)n * sizeof *minima);
+    fill_groups(x, 32 * n, 32, number);
+    k->fit_q4_k(x, n, steps, minima);
+}
+
+static void case_fit_q6_k(const bl_kernels *k, int number) {
+    int64_t n = 1 + number % 40;
+    float *x = input((size_t)(16 * n) * sizeof *x);
+    float *steps = output((size_t)n * sizeof *steps);
+    fill_groups(x, 16 * n, 16, number);
+    k->fit_q6_k(x, n, steps);
+}
+
+static void case_widen(const bl_kernels *k, int number) {
+    static const int32_t types[] = {BL_TYPE_F32, BL_TYPE_F16, BL_TYPE_BF16};
+    int32_t type = types[number % 3];
+    int64_t n = number < 66 ? number / 3 + 1 : 1 + random_below(3000);
+    uint8_t *in = input((size_t)(bl_row_bytes(type, n)));
+    float *out = output((size_t)n * sizeof *out);
+    fill_bytes(in, bl_row_bytes(type, n), 0);
+    k->widen(type, in, n, out);
+}
+
+static void case_round_groups(const bl_kernels *k, int number) {
+    int64_t group = 16 * (1 + random_below(3)), n = group * (1 + random_below(20));
+    int lo = number % 2 ? 0 : -32, hi = number % 2 ? 15 : 31;
+    float *x = floats(n, temper_of_case(number)), *shift = floats(n / group, 0), *inv = floats(n / group, 0);
+    int8_t *q = output((size_t)n);
+    for (int64_t i = 0; i < n / group; i++) {
+        shift[i] = number % 2 ? shift[i] : 0.0f;
+        inv[i] = number % 5 == 0 ? 1.0f : number % 7 == 6 ? 3e38f : inv[i] * 8.0f; /* 1: halves, which are ties */
+    }
+    k->round_groups(x, n, group, shift, inv, lo, hi, q);
+}
+
 /* Not of the table, but under the same promise. */
 static void case_elementary(const bl_kernels *k, int number) {
     (void)k;
@@ -638,6 +685,10 @@ static const struct {
     {"mix_int", case_mix_int, 96, 1},
     {"hamming_below", case_hamming_below, 300, 0},
     {"binary_rows", case_binary_rows, 200, 1},
+    {"fit_q4_k", case_fit_q4_k, 400, 1},
+    {"fit_q6_k", case_fit_q6_k, 400, 1},
+    {"round_groups", case_round_groups, 300, 0},
+    {"widen", case_widen, 300, 0},
 };
 
 #define HASH_CASES 40

@@ -115,6 +115,26 @@ static void quant_groups(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->quant_groups(fa, HEAD, 32, (int8_t *)scratch, fc, (int32_t *)scratch + HEAD);
 }
+static void fit_q4_k(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->fit_q4_k(fa, HEAD / 32, fc, fc + HEAD);
+}
+static void fit_q6_k(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->fit_q6_k(fa, HEAD / 16, fc);
+}
+static void widen_f16(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->widen(BL_TYPE_F16, cold, HEAD, fc);
+}
+static void widen_bf16(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->widen(BL_TYPE_BF16, cold, HEAD, fc);
+}
+static void round_groups(const bl_kernels *k, int64_t turn) {
+    (void)turn;
+    k->round_groups(fa, HEAD, 32, fb, fb + HEAD, 0, 15, (int8_t *)scratch);
+}
 static void relu2_mul(const bl_kernels *k, int64_t turn) {
     (void)turn;
     k->relu2_mul(fa, fb, HEAD, fc);
@@ -279,6 +299,11 @@ static const measure measures[] = {
     {"rmsnorm", rmsnorm, 4.0 * HEAD * 2, 0, 0},
     {"quant_row", quant_row, 4.0 * HEAD, 0, 0},
     {"quant_groups", quant_groups, 4.0 * HEAD, 0, 0},
+    {"fit_q4_k", fit_q4_k, 4.0 * HEAD, 0, 0},
+    {"fit_q6_k", fit_q6_k, 4.0 * HEAD, 0, 0},
+    {"widen/F16", widen_f16, 2.0 * HEAD, 0, 0},
+    {"widen/BF16", widen_bf16, 2.0 * HEAD, 0, 0},
+    {"round_groups", round_groups, 4.0 * HEAD, 0, 0},
     {"relu2_mul", relu2_mul, 4.0 * HEAD * 2, 0, 0},
     {"silu_mul", silu_mul, 4.0 * HEAD * 2, 0, 0},
     {"rope", rope, 4.0 * 128, 0, 0},

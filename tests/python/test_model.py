@@ -5,11 +5,12 @@ import asyncio
 import contextlib
 import math
 import pickle
+import subprocess
 import threading
 import time
 
 import pytest
-from conftest import CODE_BITS, SLACK
+from conftest import CODE_BITS, COMMAND, SLACK
 
 import bitlm
 
@@ -418,5 +419,29 @@ def test_memory():
         assert m.memory()["low_bit_bytes"] > 0
     with pytest.raises(ValueError, match="512"):
         bitlm.memory("story", n_ctx=100000)
+
+
+def test_memory_of_a_shape(tmp_path):
+    """Planned without a file, part by part as with it; numbers alone; sentences."""
+    parts = bitlm.memory(shape={"rows": 10000, "dims": 300})
+    assert parts["float_bits"] == 96_000_000 and parts["binary_bits"] == 3_000_000
+    assert bitlm.memory(shape={"parameters": 7e9})["float_bytes"] == 28_000_000_000
+    subprocess.run([COMMAND, "synth", tmp_path / "tiny.gguf"], check=True, timeout=60)
+    options = {"n_ctx": 256, "kv_type": "int8", "threads": 2}
+    file, plan = bitlm.memory(str(tmp_path / "tiny.gguf"), **options), bitlm.memory(shape="tiny", **options)
+    assert plan.keys() == file.keys()
+    assert {k: v for k, v in plan.items() if k not in ("file_bytes", "total_bytes")} == \
+        {k: v for k, v in file.items() if k not in ("file_bytes", "total_bytes")}
+    assert bitlm.memory(shape={"shape": "7b", "type": "q8_0"})["layer_bytes"] == \
+        32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 11008) // 32 * 34
+    for bad, words in [("8b", "is no shape"), ({"colour": 1}, "a shape has no 'colour'"), ({"hidden": 64}, "a shape needs")]:
+        with pytest.raises(ValueError, match=words):
+            bitlm.memory(shape=bad)
+    with pytest.raises(NotImplementedError, match="experts"):
+        bitlm.memory(shape="moe-tiny")
+    with pytest.raises(TypeError, match="not both"):
+        bitlm.memory("story", shape="7b")
+    with pytest.raises(ValueError, match="unknown option 'colour'"):
+        bitlm.memory(shape="7b", colour=1)
     with pytest.raises(OSError):
         bitlm.memory("/nowhere.gguf")
