@@ -39,7 +39,7 @@ static void lay_shared(bl_context *c, size_t batch, bl_arena *arena) {
 }
 
 void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int64_t capacity,
-                       int32_t kv_type, int64_t max_batch, int n_threads, const bl_linear *more, bl_arena *arena) {
+                       int32_t kv_type, int64_t max_batch, int n_threads, bl_arena *arena) {
     size_t batch = (size_t)max_batch, threads = (size_t)n_threads;
     size_t attn = (size_t)(m->n_heads * m->head_dim), kv = (size_t)(m->n_kv_heads * m->head_dim);
     size_t hidden = (size_t)m->hidden_size;
@@ -62,8 +62,6 @@ void bl_context_layout(bl_context *c, const bitlm_model *m, int64_t max_seq, int
     }
     widen(c, &m->head);
     widen(c, &m->pool_proj);
-    if (more)
-        widen(c, more);
 
     c->kv.type = kv_type;
     c->kv.n_layers = m->causal ? m->n_layers : 1;

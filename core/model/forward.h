@@ -75,10 +75,9 @@ typedef struct bl_batch {
 int32_t bl_kv_bits(int32_t kv_type);
 
 /* Lays the context out in an arena (called twice: measuring, then for real).  max_seq: the
- * longest sequence; capacity: positions of all sequences together; more: a layer that will run besides the model's, or
- * NULL. */
+ * longest sequence; capacity: positions of all sequences together. */
 void bl_context_layout(bl_context *c, const bitlm_model *model, int64_t max_seq, int64_t capacity,
-                       int32_t kv_type, int64_t max_batch, int n_threads, const bl_linear *more, bl_arena *arena);
+                       int32_t kv_type, int64_t max_batch, int n_threads, bl_arena *arena);
 
 /* Runs the batch (n <= max_batch); c->x then holds the residual stream after the last
  * block, (n, hidden_size).  CANCELED or TIMEOUT from poll. */

@@ -63,6 +63,7 @@ typedef struct bl_generation {
 typedef struct bl_short_head {
     const bl_shortlist *list;  /* NULL: the full head */
     float *inputs;             /* (BL_LOGIT_ROWS, hidden_size) of the head, for the logits that wait */
+    int8_t *codes;             /* (2, BL_LOGIT_ROWS, hidden_size) they in int8, for a step */
     bl_head_bound bounds[BL_LOGIT_ROWS];
     uint8_t rough[BL_LOGIT_ROWS]; /* these logits are the copy's */
     int64_t limit;             /* tokens that may be computed, beside those of the penalty */

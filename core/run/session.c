@@ -15,9 +15,8 @@ static void lay_out(bitlm_session *s, const bitlm_options *o, int64_t max_batch,
                     int n_threads, bl_arena *arena) {
     const bitlm_model *m = s->model;
     int32_t kv_type = m->causal ? o->kv_type : BITLM_KV_F32; /* an encoder's cache lives for one batch */
-    bl_linear copy = bl_shortlist_linear(m);
     int is_short = o->head == BITLM_HEAD_SHORTLIST && bl_shortlist_fits(m);
-    bl_context_layout(&s->context, m, s->n_ctx, capacity, kv_type, max_batch, n_threads, is_short ? &copy : NULL, arena);
+    bl_context_layout(&s->context, m, s->n_ctx, capacity, kv_type, max_batch, n_threads, arena);
     s->context.activations = o->activations;
     s->tokens = bl_arena_take(arena, (size_t)capacity + BL_MAX_ROWS, sizeof(int32_t));
     s->batch_tokens = bl_arena_take(arena, (size_t)max_batch, sizeof(int32_t));

@@ -29,6 +29,7 @@ void bl_short_layout(bitlm_session *s, bl_arena *arena) {
     size_t hidden = (size_t)s->model->hidden_size;
     h->limit = s->model->vocab_size / 20;
     h->inputs = bl_arena_take(arena, BL_LOGIT_ROWS, hidden * sizeof(float));
+    h->codes = bl_arena_take(arena, 2 * BL_LOGIT_ROWS, hidden);
     h->kept = bl_arena_take(arena, (size_t)h->limit + BL_REPEAT_WINDOW + 1, sizeof *h->kept);
     h->lows = bl_arena_take(arena, (size_t)h->limit + 1, sizeof *h->lows);
 }
@@ -50,7 +51,8 @@ bitlm_status bl_short_logits(bitlm_session *s, const int32_t *rows, int64_t n_ro
     for (int64_t i = 0; i < n_rows; i++)
         h->rough[at + i] = (uint8_t)rough;
     if (rough)
-        return bl_shortlist_logits(&s->context, h->list, rows, n_rows, h->inputs + at * m->hidden_size, logits, h->bounds + at);
+        return bl_shortlist_logits(&s->context, h->list, rows, n_rows, h->inputs + at * m->hidden_size, h->codes, logits,
+                                   h->bounds + at);
     if (h->wait > 0)
         h->wait--;
     return bl_forward_logits(&s->context, rows, n_rows, logits);

@@ -181,7 +181,7 @@ def test_info_memory_shortlist():
         return [l for l in ok("info", "story", "--memory", *args).decode().splitlines() if l.split()[:1] == [name]][0].split()[1]
     assert line("shortlist") == "0"
     size = int(line("shortlist", "--head", "shortlist").replace(",", "").replace("\u202f", ""))
-    assert 0 <= size - 4096 * (256 // 32 * 34 + 8) < 1000
+    assert 0 <= size - 4096 * (256 + 12) < 1000
 
 
 @pytest.mark.parametrize("args, words", [

@@ -223,8 +223,9 @@ START_TEST(same_choices_on_every_processor) {
         bitlm_model *m = open_private("tiny", BL_TYPE_F16, &h);
         sweep(m, "{\"threads\":2}", 1, &c);
         const bl_shortlist *list = m->shortlist;
-        size_t n = (size_t)m->head.n, bytes = n * (size_t)(m->head.k / 32 * 34);
-        uint64_t hash = hash_bytes(hash_bytes(hash_bytes(0, list->linear.data, bytes), list->error, n * 4), list->norm, n * 4);
+        size_t n = (size_t)m->head.n;
+        uint64_t hash = hash_bytes(hash_bytes(0, list->rows, n * (size_t)m->head.k), list->scale, n * 4);
+        hash = hash_bytes(hash_bytes(hash, list->error, n * 4), list->norm, n * 4);
         first = i ? first : hash;
         ck_assert_uint_eq(hash, first);
         bitlm_model_free(m);
@@ -327,13 +328,14 @@ static double check_bound(bitlm_session *s, const char *what) {
     const bitlm_model *m = s->model;
     size_t n = (size_t)m->head.n, k = (size_t)m->head.k;
     float *own = malloc(n * sizeof *own), *rough = malloc(n * sizeof *rough), *inputs = malloc(k * sizeof *inputs);
+    int8_t *codes = malloc(2 * k);
     int32_t row = 0, ids[3] = {0, (int32_t)n / 2, (int32_t)n - 1};
     bl_head_bound bound;
     double nearest = 0;
     bitlm_error why = {.size = sizeof why};
     ck_assert_int_eq(bl_session_enter(s, 0, &why), BITLM_OK);
     ck_assert_int_eq(bl_forward_logits(&s->context, &row, 1, own), BITLM_OK);
-    ck_assert_int_eq(bl_shortlist_logits(&s->context, s->head.list, &row, 1, inputs, rough, &bound), BITLM_OK);
+    ck_assert_int_eq(bl_shortlist_logits(&s->context, s->head.list, &row, 1, inputs, codes, rough, &bound), BITLM_OK);
     ck_assert(isfinite(bound.a) && isfinite(bound.b));
     for (size_t i = 0; i < n; i++) {
         double most = bound.a * (double)s->head.list->error[i] + bound.b * (double)s->head.list->norm[i] + BL_HEAD_TINY;
@@ -345,7 +347,7 @@ static double check_bound(bitlm_session *s, const char *what) {
     for (int i = 0; i < 3; i++)
         ck_assert_mem_eq(&rough[ids[i]], &own[ids[i]], sizeof(float));
     bl_session_leave(s, BITLM_OK, &why);
-    free(own), free(rough), free(inputs);
+    free(own), free(rough), free(inputs), free(codes);
     return nearest;
 }
 
