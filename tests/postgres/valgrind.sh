@@ -5,7 +5,8 @@
 #
 # A single-user backend, since valgrind slows what it runs some fifty times.  BITLM_CPU=avx2, because valgrind knows no
 # AVX-512.  It fails at the first invalid access or use of memory that was never set; the server's own habits
-# are in valgrind.supp.  What it cannot see: memory inside the server's own pools, of which this server tells it nothing.
+# are in valgrind.supp.  What it cannot see: memory inside the server's own pools, of which this server tells it nothing.  An int8 or
+# int4 KV cache is left out: positions not yet written are multiplied by zero there, which valgrind takes for a use.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 config=${PG_CONFIG:-$(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -V | tail -1)}

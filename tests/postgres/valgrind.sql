@@ -1,6 +1,6 @@
 CREATE EXTENSION IF NOT EXISTS bitlm;
 SELECT bitlm_generate('Once', max_tokens => 4, n_ctx => 64, seed => 3);
-SELECT bitlm_generate('Once', max_tokens => 4, n_ctx => 64, kv_type => 'int4', choices => ARRAY['a', 'bc']);
+SELECT bitlm_generate('Once', max_tokens => 4, n_ctx => 64, kv_type => 'f32', choices => ARRAY['a', 'bc']);
 SELECT bitlm_generate('Once', temperature => 101);
 SELECT bitlm_generate('Once', model => 'embed');
 SELECT * FROM bitlm_stream('Once', max_tokens => 3, n_ctx => 64);
