@@ -49,8 +49,7 @@ SELECT same('true', 10000), bitlm_index_check('points_code');
 UPDATE points SET code = ~code WHERE id % 5 = 0;
 UPDATE points SET part = NULL WHERE id % 7 = 0;
 SELECT same('true', 10000), same('part IS NULL', 50), same('part IS NOT NULL AND part = 4', 50);
--- Without order and condition the index has no part, also where sequential scans are off.
-EXPLAIN (COSTS OFF) SELECT count(*) FROM points;
+-- Without order and condition the index has no part, also where sequential scans are off: this counts the table.
 REINDEX INDEX points_code;
 SELECT bitlm_index_check('points_code') = count(*) AS entries FROM points;
 REINDEX INDEX CONCURRENTLY points_code;
