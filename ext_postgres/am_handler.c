@@ -87,6 +87,7 @@ am_cost(PlannerInfo *root, IndexPath *path, double loop_count, Cost *startup, Co
 		*selectivity = 0;
 		*correlation = 0;
 		*pages = 0;
+		blpg_never(&path->path);
 		return;
 	}
 	*selectivity = clauselist_selectivity(root, quals, (int) index->rel->relid, JOIN_INNER, NULL);

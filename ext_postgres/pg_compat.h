@@ -26,8 +26,13 @@
 #define BLPG_INDEX_UNCHANGED
 #endif
 
-/* 18: the row's estimates of a path learnt a third, the number of disabled nodes; the
- * arguments of amcostestimate stay. */
+/* 18 counts the disabled nodes of a path before its costs: one that can do nothing must be worse than a sequential
+ * scan that is switched off, whose costs were enough before. */
+#if PG_VERSION_NUM >= 180000
+#define blpg_never(path) ((path)->disabled_nodes = 2)
+#else
+#define blpg_never(path) ((void) 0)
+#endif
 
 /* 14 gave GUC names a reserved prefix, 15 a function with a better name. */
 #if PG_VERSION_NUM >= 150000

@@ -12,7 +12,7 @@ with BITLM_PG_OPTIONS="shared_buffers = 1GB", so that the codes lie in the serve
               code of 96 hexadecimal digits a line (`bitlm embed` writes them): our index and pgvector's HNSW on the same column,
               latency, recall, build time, size and insert rate together; left out aloud where pgvector is not installed
 
-BENCH_N and BENCH_QUERIES change the numbers of codes and of queries.
+BENCH_N and BENCH_QUERIES change the numbers of codes and of queries; BENCH_WORKERS processes help to build in the last.
 """
 
 import io
@@ -30,6 +30,7 @@ import psycopg2
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 N = int(os.environ.get("BENCH_N", "1000000"))
 QUERIES = int(os.environ.get("BENCH_QUERIES", "25"))
+WORKERS = int(os.environ.get("BENCH_WORKERS", "0"))
 BITS, K, SEED = 384, 10, 20250420
 INDEX_SQL = "SELECT id FROM codes ORDER BY code <^> %s::bit(384) LIMIT 10"
 SCAN_SQL = "SELECT id FROM codes ORDER BY bit_count(code # %s::bit(384)) LIMIT 10"
@@ -172,6 +173,7 @@ def bench_pgvector():
     if not version or tuple(map(int, version[0].split(".")[:2])) < (0, 7):
         print("pgvector 0.7 or newer is not installed here: not compared")
         return
+    db.execute(f"SET max_parallel_maintenance_workers = {WORKERS}; SET maintenance_work_mem = '2GB'")
     db.execute("CREATE EXTENSION IF NOT EXISTS vector; DROP TABLE IF EXISTS codes, more; "
                "CREATE TABLE codes(id serial, code bit(384)); CREATE TABLE more(code bit(384))")
     what, codes, more, queries = codes_to_compare(rng)
@@ -180,7 +182,7 @@ def bench_pgvector():
         db.copy_expert(f"COPY {table}(code) FROM STDIN", io.StringIO("\n".join(rows) + "\n"))
     db.execute("VACUUM ANALYZE codes")
     wanted = {query: distances(db, "bit_count(code # %s::bit(384))", query) for query in queries}
-    print(f"{n:,} {what}, pgvector {version[0]}, one process builds and asks; the nearest is {statistics.median(w[0] for w in wanted.values()):.0f} "
+    print(f"{n:,} {what}, pgvector {version[0]}, {WORKERS + 1} processes build, one asks; the nearest is {statistics.median(w[0] for w in wanted.values()):.0f} "
           f"bits away, the {K}th {statistics.median(w[-1] for w in wanted.values()):.0f} (medians)", flush=True)
 
     def report(name, index, order, settings):

@@ -62,12 +62,12 @@ def test_parallel_expression(db):
     """bitlm_embed is worth a worker for few pages."""
     db.rows("DROP TABLE IF EXISTS told; CREATE TABLE told(body text); ALTER TABLE told SET (autovacuum_enabled = off)")
     db.rows("INSERT INTO told SELECT 'note ' || g || repeat(' and so on', g % 5) FROM generate_series(1, 1500) g; ANALYZE told")
-    took = []
-    for workers in (0, 1):
-        db.rows(f"SET max_parallel_maintenance_workers = {workers}")
+    took = [9e9, 9e9]
+    for workers in (0, 1) * (4 if os.environ.get("BITLM_SPEED") else 1):
+        db.rows(f"SET max_parallel_maintenance_workers = {workers}; DROP INDEX IF EXISTS told{workers}")
         began = time.monotonic()
         db.rows(f"CREATE INDEX told{workers} ON told USING bitlm (bitlm_embed(body))")
-        took.append(time.monotonic() - began)
+        took[workers] = min(took[workers], time.monotonic() - began)
         assert db.one(f"SELECT bitlm_index_check('told{workers}')") == 1500
     print(f"no worker {took[0]:.2f} s, one {took[1]:.2f} s: {took[0] / took[1]:.2f} times as fast")
     if os.environ.get("BITLM_SPEED"):

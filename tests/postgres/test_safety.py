@@ -2,6 +2,7 @@
 
 Every latency that is measured is printed (pytest -s).  BITLM_SPEED=1, for an idle machine, holds each of them to the
 50 ms that are promised; else the median is held to it and the worst to three times that, times BITLM_SLACK.
+BITLM_CANCELS is how many times each statement is stopped in each way (3).
 BITLM_CALLS is how many calls must leave no memory behind (2,000; the promise is for 10,000).
 BITLM_BIG_MODEL is a GGUF file to use in place of the model of a hundred million parameters that the tests make:
 
@@ -25,6 +26,7 @@ from clusters import Cluster, as_server_user
 from conftest import ROOT, SLACK, Database
 
 PROMISE = 0.05
+CANCELS = int(os.environ.get("BITLM_CANCELS", "3"))
 CALLS_EACH = int(os.environ.get("BITLM_CALLS", "2000"))
 STATEMENTS = {
     "decode": "SELECT bitlm_generate('Once', max_tokens => 1000000, ignore_eos => true) FROM generate_series(1, 100000)",
@@ -66,7 +68,8 @@ def models(extension, tmp_path_factory):
 
 def judge(what, latencies):
     """Prints the latencies in ms and holds them to the promise."""
-    print(f"{what}: median {statistics.median(latencies) * 1e3:.1f} ms, worst {max(latencies) * 1e3:.1f} ms of {len(latencies)}")
+    print(f"{what}: median {statistics.median(latencies) * 1e3:.1f} ms, worst {max(latencies) * 1e3:.1f} ms of {len(latencies)}, "
+          f"{sum(t > PROMISE for t in latencies)} over {PROMISE * 1e3:.0f} ms")
     if os.environ.get("BITLM_SPEED"):
         assert max(latencies) < PROMISE, latencies
     assert statistics.median(latencies) < PROMISE * SLACK, latencies
@@ -105,9 +108,9 @@ def test_cancel_and_terminate(db, models, what):
     """From the request to the end of the statement, at several places of it."""
     for call, codes in (("pg_cancel_backend", {"57014"}), ("pg_terminate_backend", {"57P01", "closed"})):
         latencies = []
-        for i in range(3):
+        for i in range(CANCELS):
             running = Running(STATEMENTS[what])
-            time.sleep(0.25 + 0.037 * i)
+            time.sleep(0.25 + 0.037 * i % 0.5)
             asked = time.monotonic()
             db.rows(f"SELECT {call}(%s)", running.pid)
             running.join()
@@ -122,7 +125,7 @@ def test_statement_timeout(db, models, what):
     db.one("SELECT bitlm_version()")
     db.rows("SET jit = off; SET statement_timeout = 150")
     late = []
-    for _ in range(5):
+    for _ in range(CANCELS + 2):
         began = time.monotonic()
         assert db.state(STATEMENTS[what])[0] == "57014"
         late.append(time.monotonic() - began - 0.15)

@@ -436,7 +436,7 @@ def test_added_column_rewrites(db):
 
 def test_analyze_embeds(db):
     db.rows("DROP TABLE IF EXISTS told; CREATE TABLE told(body text); INSERT INTO told SELECT 'g ' || g FROM generate_series(1, 20) g;"
-            "CREATE SEQUENCE calls; CREATE FUNCTION counted(t text) RETURNS bit IMMUTABLE LANGUAGE plpgsql AS $$BEGIN PERFORM nextval('calls'); RETURN bitlm_embed(t); END$$;"
+            "CREATE SEQUENCE calls; CREATE FUNCTION counted(t text) RETURNS bit IMMUTABLE LANGUAGE plpgsql AS $$BEGIN PERFORM nextval('public.calls'); RETURN public.bitlm_embed(t); END$$;"
             "CREATE INDEX ON told USING bitlm (counted(body)); SELECT setval('calls', 1); ANALYZE told")
     assert db.one("SELECT last_value FROM calls") == 21
     db.rows("DROP TABLE told; DROP FUNCTION counted; DROP SEQUENCE calls")
