@@ -140,6 +140,25 @@ bls_image *bls_cache_share(const uint64_t identity[2], bls_image *image, uint64_
     return other ? other : image;
 }
 
+int bls_cache_reserve(uint64_t bytes, uint64_t limit)
+{
+    int fits;
+
+    pthread_mutex_lock(&cache.mutex);
+    fits = bytes <= limit - limit / 4 && cache.bytes <= limit - limit / 4 - bytes;
+    if (fits)
+        cache.bytes += bytes;
+    pthread_mutex_unlock(&cache.mutex);
+    return fits;
+}
+
+void bls_cache_unreserve(uint64_t bytes)
+{
+    pthread_mutex_lock(&cache.mutex);
+    cache.bytes -= bytes;
+    pthread_mutex_unlock(&cache.mutex);
+}
+
 uint64_t bls_cache_bytes(void)
 {
     uint64_t bytes;

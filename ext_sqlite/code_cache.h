@@ -21,7 +21,10 @@ bls_image *bls_cache_find(const uint64_t identity[2], int64_t base, uint64_t sta
  * caller's is released and the other returned.  With more than `limit` bytes in
  * the cache then, it stays the caller's own. */
 bls_image *bls_cache_share(const uint64_t identity[2], bls_image *image, uint64_t limit);
-/* Bytes of all shared images of the process. */
+/* Counts `bytes` of something made from images as theirs, 0 if that would take more than three quarters of `limit`. */
+int bls_cache_reserve(uint64_t bytes, uint64_t limit);
+void bls_cache_unreserve(uint64_t bytes);
+/* Bytes of all shared images of the process, and what is reserved. */
 uint64_t bls_cache_bytes(void);
 
 #endif

@@ -1,7 +1,8 @@
 /* code_search.c - runs queries over the blocks of a store.
  *
  * Each block is filtered to one bit a row, then its codes are compared where they lie.  A heap for each query
- * keeps the k nearest; its root is the distance that the next row must stay under.
+ * keeps the k nearest; its root is the distance that the next row must stay under.  Where tables of pieces cover the
+ * blocks (code_multi.h) a query asks those first, and is done with what they do not cover if they answer.
  *
  * Called by sqlite_index_cursor.c and sqlite_index_functions.c. */
 #include "code_search.h"
@@ -9,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "code_multi.h"
 #include "search/codes.h"
+#include "search/multi_index.h"
 
 #define POLL_BYTES 33554432u /* a few milliseconds of scanning */
 
@@ -94,47 +97,127 @@ static int64_t near_rows(const bls_search *search, const bls_image *image, uint3
     return to;
 }
 
-static void scan(const bls_search *search, const bls_image *image, size_t block, uint32_t n_pass,
-                 const uint8_t *query, bls_hit *heap, size_t *n_heap, scratch *s)
+/* Distances under this may still count: a row found later may come before one as far. */
+static uint32_t bound(const bls_search *search, const bls_hit *heap, size_t n_heap)
 {
-    uint32_t below = *n_heap < search->k ? search->most + 1 : heap[0].distance;
-    int64_t n = near_rows(search, image, n_pass, below, query, s), i;
-    bls_hit hit = {0};
+    return n_heap == search->k && heap[0].distance < search->most ? heap[0].distance + 1 : search->most + 1;
+}
 
-    for (i = 0; i < n; i++) {
-        hit.distance = s->distances[i];
-        if ((int64_t)hit.distance <= search->after_distance &&
-            ((int64_t)hit.distance < search->after_distance ||
-             bls_image_rowid(image, s->rows[i]) <= search->after_rowid))
-            continue;
-        hit.place = (int64_t)block << 16 | s->rows[i];
-        if (*n_heap < search->k) {
-            hit.rowid = bls_image_rowid(image, s->rows[i]);
-            heap[*n_heap] = hit;
-            sift_up(heap, (*n_heap)++);
-        } else if (hit.distance < heap[0].distance) { /* places ascend: a tie comes behind */
-            hit.rowid = bls_image_rowid(image, s->rows[i]);
-            heap[0] = hit;
-            sift_down(heap, *n_heap, 0);
-        }
+static void offer(const bls_search *search, const bls_image *image, size_t block, uint32_t row, uint32_t distance,
+                  bls_hit *heap, size_t *n_heap)
+{
+    bls_hit hit = {.distance = distance, .place = (int64_t)block << 16 | row};
+
+    if (*n_heap == search->k && !behind(&heap[0], &hit))
+        return;
+    hit.rowid = bls_image_rowid(image, row);
+    if ((int64_t)distance < search->after_distance ||
+        ((int64_t)distance == search->after_distance && hit.rowid <= search->after_rowid))
+        return;
+    if (*n_heap < search->k) {
+        heap[*n_heap] = hit;
+        sift_up(heap, (*n_heap)++);
+    } else {
+        heap[0] = hit;
+        sift_down(heap, *n_heap, 0);
     }
 }
 
-int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, size_t *n_hits)
+static void scan(const bls_search *search, const bls_image *image, size_t block, uint32_t n_pass,
+                 const uint8_t *query, bls_hit *heap, size_t *n_heap, scratch *s)
 {
+    int64_t n = near_rows(search, image, n_pass, bound(search, heap, *n_heap), query, s), i;
+
+    for (i = 0; i < n; i++)
+        offer(search, image, block, s->rows[i], s->distances[i], heap, n_heap);
+}
+
+/* ---- with tables of pieces ----------------------------------------------------------- */
+
+typedef struct asked {
+    const bls_search *search;
+    bls_hit *heap;
+    size_t *n_heap;
     scratch *s;
+    size_t block; /* whose bits are in s */
+} asked;
+
+static uint32_t near_row(void *context, size_t block, const bls_image *image, uint32_t row, uint32_t distance)
+{
+    asked *a = context;
+
+    if (a->search->filter && a->block != block) {
+        bls_filter_block(a->search->filter, image, a->s->bits);
+        a->block = block;
+    }
+    if (!a->search->filter || a->s->bits[row / 64] >> (row % 64) & 1)
+        offer(a->search, image, block, row, distance, a->heap, a->n_heap);
+    return bound(a->search, a->heap, *a->n_heap);
+}
+
+/* 1 in *done if the hits are complete; else there are none. */
+static int ask(bls_state *state, const bls_search *search, bls_cover *cover, uint64_t rows, const uint8_t *query,
+               bls_hit *heap, size_t *n_heap, scratch *s, int *done)
+{
+    size_t n_blocks = bls_store_blocks(search->store), block;
+    asked a = {search, heap, n_heap, s, SIZE_MAX};
+    bls_image *image;
+    int64_t first, last;
+    int rc, pinned, answer;
+    uint32_t n;
+
+    *done = 0;
+    for (block = 0; block < n_blocks; block++) {
+        if (bls_cover_has(cover, block))
+            continue;
+        bls_store_range(search->store, block, &first, &last);
+        if (search->filter && !bls_filter_may_touch(search->filter, first, last))
+            continue;
+        rc = bls_store_peek(search->store, block, &image, &pinned);
+        if (rc != SQLITE_OK)
+            return rc;
+        if (!image)
+            continue;
+        n = search->filter ? bls_filter_block(search->filter, image, s->bits) : image->n;
+        if (n)
+            scan(search, image, block, n, query, heap, n_heap, s);
+        if (pinned)
+            bls_image_release(image);
+    }
+    answer = bls_cover_search(cover, state, query, bound(search, heap, *n_heap), rows, search->k < rows, near_row, &a);
+    if (answer == BL_MULTI_STOPPED)
+        return SQLITE_INTERRUPT;
+    *done = answer == BL_MULTI_DONE;
+    if (!*done)
+        *n_heap = 0;
+    return SQLITE_OK;
+}
+
+/* Rows that a flat scan compares. */
+static uint64_t count_rows(const bls_search *search)
+{
+    size_t n_blocks = bls_store_blocks(search->store), block, touched = 0;
+    int64_t first, last;
+
+    if (!search->filter)
+        return bls_store_rows(search->store);
+    for (block = 0; block < n_blocks; block++) {
+        bls_store_range(search->store, block, &first, &last);
+        touched += (size_t)bls_filter_may_touch(search->filter, first, last);
+    }
+    return n_blocks ? bls_store_rows(search->store) * touched / n_blocks : 0;
+}
+
+/* Compares all rows with the queries that are not done. */
+static int scan_all(bls_state *state, const bls_search *search, const uint8_t *done, bls_hit *hits, size_t *n_hits,
+                    scratch *s)
+{
     size_t n_blocks = bls_store_blocks(search->store), block, q, unpolled = 0;
     int64_t first, last;
     bls_image *image;
     uint32_t n;
-    int rc = SQLITE_OK, pinned;
+    int rc, pinned;
 
-    memset(n_hits, 0, search->n_queries * sizeof *n_hits);
-    if (search->k == 0)
-        return SQLITE_OK;
-    s = sqlite3_malloc64(sizeof *s);
-    if (!s)
-        return SQLITE_NOMEM;
     for (block = 0; block < n_blocks; block++) {
         if (search->filter) {
             bls_store_range(search->store, block, &first, &last);
@@ -143,27 +226,61 @@ int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, si
         }
         rc = bls_store_peek(search->store, block, &image, &pinned);
         if (rc != SQLITE_OK)
-            goto end;
+            return rc;
         if (!image)
             continue;
         n = search->filter ? bls_filter_block(search->filter, image, s->bits) : image->n;
         for (q = 0; q < search->n_queries && n; q++)
-            scan(search, image, block, n, search->queries + q * search->code_bytes, hits + q * search->k, &n_hits[q],
-                 s);
+            if (!done[q])
+                scan(search, image, block, n, search->queries + q * search->code_bytes, hits + q * search->k,
+                     &n_hits[q], s);
         unpolled += image->length * search->n_queries;
         if (pinned)
             bls_image_release(image);
         if (unpolled > POLL_BYTES) {
             unpolled = 0;
-            if (bls_poll(state)) {
-                rc = SQLITE_INTERRUPT;
-                goto end;
-            }
+            if (bls_poll(state))
+                return SQLITE_INTERRUPT;
         }
     }
-    for (q = 0; q < search->n_queries; q++)
-        qsort(hits + q * search->k, n_hits[q], sizeof *hits, compare_hits);
-end:
+    return SQLITE_OK;
+}
+
+int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, size_t *n_hits)
+{
+    bls_cover *cover = NULL;
+    uint64_t rows;
+    scratch *s;
+    uint8_t *done; /* (n_queries) */
+    size_t q, n_done = 0;
+    int rc = SQLITE_OK, answered;
+
+    memset(n_hits, 0, search->n_queries * sizeof *n_hits);
+    if (search->k == 0)
+        return SQLITE_OK;
+    s = sqlite3_malloc64(sizeof *s + search->n_queries);
+    if (!s)
+        return SQLITE_NOMEM;
+    done = (uint8_t *)(s + 1);
+    memset(done, 0, search->n_queries);
+    rc = bls_cover_find(search->store, &cover);
+    if (rc == SQLITE_OK && cover) {
+        rows = count_rows(search);
+        for (q = 0; q < search->n_queries && rc == SQLITE_OK; q++) {
+            rc = ask(state, search, cover, rows, search->queries + q * search->code_bytes, hits + q * search->k,
+                     &n_hits[q], s, &answered);
+            done[q] = (uint8_t)answered;
+            n_done += (size_t)answered;
+        }
+    }
+    if (rc == SQLITE_OK && n_done < search->n_queries)
+        rc = scan_all(state, search, done, hits, n_hits, s);
+    for (q = 0; q < search->n_queries && rc == SQLITE_OK; q++) {
+        if (!done[q] && !search->filter)
+            rc = bls_cover_learn(search->store, state, bound(search, hits + q * search->k, n_hits[q]) - 1);
+        if (n_hits[q] > 1)
+            qsort(hits + q * search->k, n_hits[q], sizeof *hits, compare_hits);
+    }
     sqlite3_free(s);
     return rc;
 }

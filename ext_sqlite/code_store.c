@@ -17,6 +17,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "code_multi.h"
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -61,6 +63,7 @@ struct bls_store {
     uint8_t keep;            /* a flush failed: the drafts are the state of that savepoint */
     uint64_t rows, version;
     int64_t stamp;
+    bls_cover *cover;
     uint8_t known;           /* the directory stands for `stamp` */
     char message[200];
 };
@@ -262,6 +265,7 @@ void bls_store_close(bls_store *store)
     if (!store)
         return;
     finalize(store);
+    bls_cover_free(store->cover);
     forget_all(store);
     sqlite3_free(store->schema);
     sqlite3_free(store->name);
@@ -471,6 +475,21 @@ uint64_t bls_store_rows(const bls_store *store)
 uint64_t bls_store_version(const bls_store *store)
 {
     return store->version;
+}
+
+struct bls_cover **bls_store_cover(bls_store *store)
+{
+    return &store->cover;
+}
+
+const uint64_t *bls_store_identity(const bls_store *store)
+{
+    return store->identity;
+}
+
+const bls_store_shape *bls_store_shape_of(const bls_store *store)
+{
+    return &store->shape;
 }
 
 size_t bls_store_block_of(const bls_store *store, int64_t rowid)

@@ -37,6 +37,8 @@
 
 typedef struct bls_store bls_store;
 
+struct bls_cover; /* code_multi.h */
+
 typedef struct bls_store_shape {
     uint32_t code_bytes;   /* 1 .. 2048 */
     uint32_t n_columns;    /* metadata columns, 0 .. 64 */
@@ -87,6 +89,10 @@ int bls_store_peek(bls_store *store, size_t block, bls_image **image, int *pinne
 size_t bls_store_block_of(const bls_store *store, int64_t rowid);
 /* Rowids that block may hold: [*first, *last]. */
 void bls_store_range(const bls_store *store, size_t block, int64_t *first, int64_t *last);
+/* What code_multi.c keeps for this store; freed with it. */
+struct bls_cover **bls_store_cover(bls_store *store);
+const uint64_t *bls_store_identity(const bls_store *store);
+const bls_store_shape *bls_store_shape_of(const bls_store *store);
 /* Where a rowid is: *image is pinned, NULL if there is no such row. */
 int bls_store_find(bls_store *store, int64_t rowid, bls_image **image, uint32_t *row);
 /* 1 in *found if there is such a row; reads drafts without sealing them. */

@@ -10,6 +10,8 @@
 #ifndef BLS_SQLITE_COMPAT_H
 #define BLS_SQLITE_COMPAT_H
 
+#include <stddef.h>
+
 #include <sqlite3ext.h>
 #ifdef BLS_MAIN
 SQLITE_EXTENSION_INIT1
@@ -82,6 +84,23 @@ static inline int bls_vtab_is_constant(sqlite3_index_info *info, int constraint)
 #ifndef SQLITE_INDEX_CONSTRAINT_LIMIT
 #define SQLITE_INDEX_CONSTRAINT_LIMIT 73
 #define SQLITE_INDEX_CONSTRAINT_OFFSET 74
+#endif
+
+/* xIntegrity came with 3.44 as version 4 of sqlite3_module, one pointer behind what older headers end with.
+ * Libraries look at it where iVersion is 4 or more; older ones only ask whether iVersion is at least what
+ * they know.  So a module says 4 and has it whatever the header. */
+typedef struct bls_module_4 {
+    sqlite3_module base;
+#if SQLITE_VERSION_NUMBER < 3044000
+    int (*xIntegrity)(sqlite3_vtab *table, const char *schema, const char *name, int flags, char **message);
+#define BLS_INTEGRITY .xIntegrity
+#else
+#define BLS_INTEGRITY .base.xIntegrity
+#endif
+} bls_module_4;
+#if SQLITE_VERSION_NUMBER < 3044000
+_Static_assert(offsetof(bls_module_4, xIntegrity) == offsetof(sqlite3_module, xShadowName) + sizeof(void (*)(void)),
+               "xIntegrity follows xShadowName");
 #endif
 
 /* The flag of a function that sets a subtype.  Libraries from 3.45 on may insist on it

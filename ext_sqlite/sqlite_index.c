@@ -568,7 +568,6 @@ static int index_shadow(const char *suffix)
     return bls_store_shadow(suffix) || sqlite3_stricmp(suffix, "rows") == 0;
 }
 
-#if SQLITE_VERSION_NUMBER >= 3044000
 static int index_integrity(sqlite3_vtab *base, const char *schema, const char *name, int flags, char **message)
 {
     (void)schema;
@@ -576,42 +575,37 @@ static int index_integrity(sqlite3_vtab *base, const char *schema, const char *n
     (void)flags;
     return index_check((index_table *)base, message);
 }
-#endif
 
-static const sqlite3_module index_module = {
-#if SQLITE_VERSION_NUMBER >= 3044000
-    .iVersion = 4,
-    .xIntegrity = index_integrity,
-#else
-    .iVersion = 3,
-#endif
-    .xCreate = index_create,
-    .xConnect = index_connect,
-    .xBestIndex = index_best,
-    .xDisconnect = index_disconnect,
-    .xDestroy = index_destroy,
-    .xOpen = index_open,
-    .xClose = index_close,
-    .xFilter = index_filter,
-    .xNext = index_next,
-    .xEof = index_eof,
-    .xColumn = index_column_of,
-    .xRowid = index_rowid,
-    .xUpdate = index_update,
-    .xBegin = index_begin,
-    .xSync = index_sync,
-    .xCommit = index_commit,
-    .xRollback = index_rollback,
-    .xRename = index_rename,
-    .xSavepoint = index_savepoint,
-    .xRelease = index_release,
-    .xRollbackTo = index_rollback_to,
-    .xShadowName = index_shadow,
+static const bls_module_4 index_module = {
+    BLS_INTEGRITY = index_integrity,
+    .base.iVersion = 4,
+    .base.xCreate = index_create,
+    .base.xConnect = index_connect,
+    .base.xBestIndex = index_best,
+    .base.xDisconnect = index_disconnect,
+    .base.xDestroy = index_destroy,
+    .base.xOpen = index_open,
+    .base.xClose = index_close,
+    .base.xFilter = index_filter,
+    .base.xNext = index_next,
+    .base.xEof = index_eof,
+    .base.xColumn = index_column_of,
+    .base.xRowid = index_rowid,
+    .base.xUpdate = index_update,
+    .base.xBegin = index_begin,
+    .base.xSync = index_sync,
+    .base.xCommit = index_commit,
+    .base.xRollback = index_rollback,
+    .base.xRename = index_rename,
+    .base.xSavepoint = index_savepoint,
+    .base.xRelease = index_release,
+    .base.xRollbackTo = index_rollback_to,
+    .base.xShadowName = index_shadow,
 };
 
 int bls_register_index(bls_state *state)
 {
-    int rc = bls_module(state, "bitlm_index", &index_module);
+    int rc = bls_module(state, "bitlm_index", &index_module.base);
 
     return rc == SQLITE_OK ? bls_register_index_functions(state) : rc;
 }

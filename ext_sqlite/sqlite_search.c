@@ -694,7 +694,6 @@ static int search_rollback_to(sqlite3_vtab *base, int savepoint)
     return SQLITE_OK;
 }
 
-#if SQLITE_VERSION_NUMBER >= 3044000
 static int search_integrity(sqlite3_vtab *base, const char *schema, const char *name, int flags, char **message)
 {
     (void)schema;
@@ -702,42 +701,37 @@ static int search_integrity(sqlite3_vtab *base, const char *schema, const char *
     (void)flags;
     return search_check((search_table *)base, 0, message);
 }
-#endif
 
-static const sqlite3_module search_module = {
-#if SQLITE_VERSION_NUMBER >= 3044000
-    .iVersion = 4,
-    .xIntegrity = search_integrity,
-#else
-    .iVersion = 3,
-#endif
-    .xCreate = search_create,
-    .xConnect = search_connect,
-    .xBestIndex = search_best,
-    .xDisconnect = search_disconnect,
-    .xDestroy = search_destroy,
-    .xOpen = search_open,
-    .xClose = search_close,
-    .xFilter = search_filter,
-    .xNext = search_next,
-    .xEof = search_eof,
-    .xColumn = search_column_of,
-    .xRowid = search_rowid,
-    .xUpdate = search_update,
-    .xBegin = search_begin_transaction,
-    .xSync = search_sync,
-    .xCommit = search_commit,
-    .xRollback = search_rollback,
-    .xRename = search_rename,
-    .xSavepoint = search_savepoint,
-    .xRelease = search_release,
-    .xRollbackTo = search_rollback_to,
-    .xShadowName = search_shadow,
+static const bls_module_4 search_module = {
+    BLS_INTEGRITY = search_integrity,
+    .base.iVersion = 4,
+    .base.xCreate = search_create,
+    .base.xConnect = search_connect,
+    .base.xBestIndex = search_best,
+    .base.xDisconnect = search_disconnect,
+    .base.xDestroy = search_destroy,
+    .base.xOpen = search_open,
+    .base.xClose = search_close,
+    .base.xFilter = search_filter,
+    .base.xNext = search_next,
+    .base.xEof = search_eof,
+    .base.xColumn = search_column_of,
+    .base.xRowid = search_rowid,
+    .base.xUpdate = search_update,
+    .base.xBegin = search_begin_transaction,
+    .base.xSync = search_sync,
+    .base.xCommit = search_commit,
+    .base.xRollback = search_rollback,
+    .base.xRename = search_rename,
+    .base.xSavepoint = search_savepoint,
+    .base.xRelease = search_release,
+    .base.xRollbackTo = search_rollback_to,
+    .base.xShadowName = search_shadow,
 };
 
 int bls_register_search(bls_state *state)
 {
-    int rc = bls_module(state, "bitlm_search", &search_module);
+    int rc = bls_module(state, "bitlm_search", &search_module.base);
 
     return rc == SQLITE_OK ? bls_register_search_info(state) : rc;
 }

@@ -1,0 +1,122 @@
+"""bitlm_index with tables of pieces: built after enough queries that they would have answered faster, dropped after
+enough writes; answers as those of a plain scan whatever was written meanwhile, in every connection.
+
+BITLM_SEED  seed of the random work (printed by pytest where a test fails)
+"""
+
+import ctypes
+import os
+import random
+
+from conftest import connect
+
+SEED = int(os.environ.get("BITLM_SEED", "20261128"))
+ROWS = 40000
+BYTES = 16
+LITTLE = 200000  # bytes: less than one table of a piece
+
+
+def make(db, rng, name="v", options=""):
+    """ROWS codes, half of them near one of 100, and the plain list they are checked with."""
+    db.execute(f"CREATE VIRTUAL TABLE {name} USING bitlm_index(bits={BYTES * 8}, n INTEGER{options})")
+    plain, centers = {}, [rng.getrandbits(8 * BYTES) for _ in range(100)]
+    for i in range(1, ROWS + 1):
+        plain[i] = (near(rng, centers[i % 100], 4) if i % 2 else rng.getrandbits(8 * BYTES), i % 7)
+    db.execute("BEGIN")
+    db.executemany(f"INSERT INTO {name}(rowid, code, n) VALUES (?, ?, ?)", ((i, c.to_bytes(BYTES, "big"), n) for i, (c, n) in plain.items()))
+    db.execute("COMMIT")
+    return plain, centers
+
+
+def near(rng, code, flips):
+    for _ in range(rng.randrange(flips + 1)):
+        code ^= 1 << rng.randrange(8 * BYTES)
+    return code
+
+
+def check(db, plain, query, rng):
+    """The same three questions to both: within a radius, the nearest k, the nearest k of some."""
+    ranked = sorted(((c ^ query).bit_count(), i, n) for i, (c, n) in plain.items())
+    code, r, k = query.to_bytes(BYTES, "big"), rng.randrange(2, 9), rng.randrange(1, 12)
+    ask = lambda where, *args: db.execute("SELECT rowid, distance FROM v WHERE code MATCH ? AND " + where, (code, *args)).fetchall()
+    assert ask("distance < ?", r) == [(i, d) for d, i, n in ranked if d < r]
+    assert ask("k = ?", k) == [(i, d) for d, i, n in ranked[:k]]
+    assert ask("k = ? AND n IN (2, 5)", k) == [(i, d) for d, i, n in ranked if n in (2, 5)][:k]
+    assert ask("distance <= ? AND rowid > 20000", r) == [(i, d) for d, i, n in ranked if d <= r and i > 20000]
+
+
+def memory():
+    """Of SQLite in this process: blocks and tables are in it."""
+    library = ctypes.CDLL("libsqlite3.so.0")
+    library.sqlite3_memory_used.restype = ctypes.c_int64
+    return library.sqlite3_memory_used()
+
+
+def ask_often(db, plain, times=150):
+    """Near-duplicate questions, as someone puts them who inserts only what is new."""
+    for i in range(1, times + 1):
+        db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND distance < 9", (plain[i][0].to_bytes(BYTES, "big"),)).fetchone()
+
+
+def test_answers_are_those_of_a_plain_scan(tmp_path):
+    rng, start = random.Random(SEED), memory()
+    db = connect(tmp_path / "t.db")
+    plain, centers = make(db, rng)
+    check(db, plain, centers[0], rng)
+    before = memory()
+    ask_often(db, plain)
+    assert memory() > before + 500000  # there are tables
+    other = connect(tmp_path / "t.db")
+    for step in range(30):
+        kind = rng.randrange(6)
+        base = list(plain)
+        if kind == 0:  # new rows, in the last block and among the others
+            for _ in range(rng.randrange(1, 50)):
+                i, c = max(plain) + 1, near(rng, rng.choice(centers), 3)
+                db.execute("INSERT INTO v(rowid, code, n) VALUES (?, ?, ?)", (i, c.to_bytes(BYTES, "big"), i % 7))
+                plain[i] = (c, i % 7)
+        elif kind == 1:
+            for i in rng.sample(base, 20):
+                db.execute("DELETE FROM v WHERE rowid = ?", (i,))
+                del plain[i]
+        elif kind == 2:
+            for i in rng.sample(base, 5):
+                c = near(rng, rng.choice(centers), 3)
+                db.execute("UPDATE v SET code = ?, n = 2 WHERE rowid = ?", (c.to_bytes(BYTES, "big"), i))
+                plain[i] = (c, 2)
+        elif kind == 3:  # undone: nothing of it may be found
+            db.execute("BEGIN")
+            db.execute("DELETE FROM v WHERE rowid % 3 = 0")
+            db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND distance < 9", (centers[1].to_bytes(BYTES, "big"),)).fetchone()
+            db.execute("ROLLBACK")
+        check(other if step % 2 else db, plain, near(rng, rng.choice(centers), 2) if step % 3 else rng.getrandbits(8 * BYTES), rng)
+    # Most rows go: so do the tables; and answers stay.
+    db.execute("DELETE FROM v WHERE rowid % 2 = 0")
+    plain = {i: p for i, p in plain.items() if i % 2}
+    check(db, plain, centers[3], rng)
+    check(other, plain, centers[3], rng)
+    assert memory() < before + LITTLE
+    db.close()
+    check(other, plain, centers[4], rng)
+    other.close()
+    assert memory() < start + LITTLE
+
+
+def test_tables_need_room_and_near_answers(tmp_path):
+    rng = random.Random(SEED)
+    db = connect(tmp_path / "t.db")
+    plain, centers = make(db, rng, options=", cache_mb=1")
+    db.execute("SELECT count(*) FROM v WHERE code MATCH zeroblob(16) AND distance < 9").fetchone()
+    before = memory()
+    ask_often(db, plain)
+    assert memory() < before + LITTLE
+    check(db, plain, centers[0], rng)
+    db.close()
+    db = connect(tmp_path / "u.db")
+    plain, centers = make(db, rng)
+    check(db, plain, centers[0], rng)
+    before = memory()
+    for _ in range(150):
+        db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND k = 30", (rng.getrandbits(8 * BYTES).to_bytes(BYTES, "big"),)).fetchone()
+    assert memory() < before + LITTLE  # answers lie far from these questions: no table is made
+    db.close()
