@@ -2,8 +2,9 @@
  *
  *   measure   every linear layer, the embedding and the head alone in every type: the divergence of the model's answers
  *             (probe.c)
- *   choose    the types with the least sum of these errors within a budget: exact, by dynamic programming over sizes
- *             rounded up to a unit that depends on the model alone, so that a greater budget never has a greater sum
+ *   choose    the types with the least sum of these errors within a budget: by dynamic programming over sizes in a unit
+ *             that depends on the model and the types alone, so that a greater budget never has a greater sum: a divisor
+ *             of all sizes where it is not too small, else what they are rounded up to
  *   check     the divergence of all chosen changes together; for a greatest error the budget is bisected on it
  *   write     bitlm_convert, with the choices
  *
@@ -147,9 +148,18 @@ static bitlm_status read_text(job *j, int32_t **out, int64_t *n_out) {
 
 /* ---- the tensors and their candidates ------------------------------------------------------------------ */
 
+static uint64_t common_divisor(uint64_t a, uint64_t b) {
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
 static bitlm_status list_items(job *j) {
     bl_plan *plan = &j->plan;
-    uint64_t n = bl_gguf_n_tensors(plan->gguf), first_data = plan->mapping.size, all = 0;
+    uint64_t n = bl_gguf_n_tensors(plan->gguf), first_data = plan->mapping.size, all = 0, common = 0;
     bitlm_status status = BITLM_OK;
     j->items = bl_calloc(&j->alloc, (size_t)n, sizeof *j->items);
     if (!j->items)
@@ -178,7 +188,10 @@ static bitlm_status list_items(job *j) {
         all += t->bytes;
     }
     j->fixed += first_data;
-    j->unit = BL_MAX((all + UNITS - 1) / UNITS, (uint64_t)ALIGNMENT);
+    for (uint64_t i = 0; i < j->n; i++)
+        for (int k = 0; k < j->items[i].n; k++)
+            common = common_divisor(padded(j->items[i].c[k].bytes), common);
+    j->unit = BL_MAX((all + UNITS - 1) / UNITS, common); /* the latter is exact */
     for (uint64_t i = 0; i < j->n; i++) {
         item *it = &j->items[i];
         uint64_t least = UINT64_MAX;
