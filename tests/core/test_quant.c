@@ -473,7 +473,7 @@ START_TEST(signs_have_the_best_scale) {
         ck_assert_double_eq_tol(d, mean, mean * 0x1p-10 + 0x1p-24);
         for (int j = b; j < b + 128; j++) {
             ck_assert_double_eq(fabs((double)back[j]), d);
-            ck_assert(d == 0 || signbit(back[j]) == (x[j] < 0)); /* -0 is not less */
+            ck_assert(d == 0 || (signbit(back[j]) != 0) == (x[j] < 0)); /* -0 is not less */
             for (int k = 0; k < 3; k++)
                 error[k] += pow((double)x[j] - (double)back[j] * (0.98 + 0.02 * k), 2);
         }
