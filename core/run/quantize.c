@@ -328,15 +328,56 @@ static bitlm_status measure_choice(job *j, double *divergence, double *nll) {
     return status ? status : back;
 }
 
+/* The candidate of a type, or the last: as it is. */
+static int candidate_of(const item *it, int32_t type) {
+    int k = 0;
+    while (k + 1 < it->n && it->c[k].type != type)
+        k++;
+    return k;
+}
+
+/* The sum of errors is only a model of the truth, and small errors of few tokens are noise: one type throughout, where it
+ * fits, is measured too and taken if it is better. */
+static bitlm_status try_one_type(job *j, int32_t type, double *nll, bitlm_quantize_result *r) {
+    uint64_t bytes = j->fixed;
+    double sum = 0, divergence, other;
+    int *before = bl_malloc(&j->alloc, (size_t)j->n * sizeof *before + 1);
+    if (!before)
+        return bl_error_nomem(j->error, (size_t)j->n * sizeof *before, "the choice of types");
+    for (uint64_t i = 0; i < j->n; i++) {
+        item *it = &j->items[i];
+        before[i] = it->chosen;
+        it->chosen = candidate_of(it, type);
+        bytes += padded(it->c[it->chosen].bytes);
+        sum += it->c[it->chosen].error;
+    }
+    bitlm_status status = BITLM_OK;
+    int fits = bytes <= j->options->budget_bytes;
+    if (fits)
+        status = measure_choice(j, &divergence, &other);
+    if (fits && !status && divergence < r->error) {
+        r->error = divergence;
+        r->predicted_error = sum;
+        *nll = other;
+    } else {
+        for (uint64_t i = 0; i < j->n; i++)
+            j->items[i].chosen = before[i];
+    }
+    bl_free(&j->alloc, before);
+    return status;
+}
+
 static bitlm_status choose_by_budget(job *j, bitlm_quantize_result *r) {
     uint64_t budget = j->options->budget_bytes, least = j->fixed + j->least * j->unit;
-    double nll;
+    double nll = 0;
     if (budget < least)
         return FAIL(j, BITLM_LIMIT, "budget_bytes is %llu, but with these types the model takes at least %llu bytes",
                     (ull)budget, (ull)least);
     bitlm_status status = choose(j, (budget - j->fixed) / j->unit, &r->predicted_error);
     if (!status)
         status = measure_choice(j, &r->error, &nll);
+    for (int i = 0; i < j->n_types && !status; i++)
+        status = try_one_type(j, j->types[i], &nll, r);
     r->perplexity = status ? 0 : exp(nll);
     return status;
 }
