@@ -56,6 +56,13 @@ for name in $(c_tests); do
     step "$name, $kind" $brief timeout 600 $prefix $dir/tests/"$name"
 done
 
+# Conversion and the choice of types over several threads: the command is built under the checker.
+if [ "$kind" = tsan ]; then
+    step "threaded conversion, tsan" env BITLM="$PWD/$dir/core/bitlm" BITLM_SLACK=20 timeout 900 \
+        "$(command -v /usr/bin/python3 || command -v python3)" -m pytest -q -p no:cacheprovider -k threads \
+        tests/cli/test_convert.py tests/cli/test_quantize.py
+fi
+
 # The adapters' own tests, in hosts that know nothing of the sanitizer.
 if [ "$kind" = asan ] && ls tests/sqlite/test_*.py >/dev/null 2>&1; then
     python=$(command -v /usr/bin/python3 || command -v python3)

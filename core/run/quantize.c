@@ -2,8 +2,9 @@
  *
  *   measure   every linear layer, the embedding and the head alone in every type: the divergence of the model's answers
  *             (probe.c)
- *   choose    the types with the least sum of these errors within a budget: exact, by dynamic programming over sizes
- *             rounded up to a unit that depends on the model alone, so that a greater budget never has a greater sum
+ *   choose    the types with the least sum of these errors within a budget: by dynamic programming over sizes in a unit
+ *             that depends on the model and the types alone, so that a greater budget never has a greater sum: a divisor
+ *             of all sizes where it is not too small, else what they are rounded up to
  *   check     the divergence of all chosen changes together; for a greatest error the budget is bisected on it
  *   write     bitlm_convert, with the choices
  *
@@ -147,9 +148,18 @@ static bitlm_status read_text(job *j, int32_t **out, int64_t *n_out) {
 
 /* ---- the tensors and their candidates ------------------------------------------------------------------ */
 
+static uint64_t common_divisor(uint64_t a, uint64_t b) {
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
 static bitlm_status list_items(job *j) {
     bl_plan *plan = &j->plan;
-    uint64_t n = bl_gguf_n_tensors(plan->gguf), first_data = plan->mapping.size, all = 0;
+    uint64_t n = bl_gguf_n_tensors(plan->gguf), first_data = plan->mapping.size, all = 0, common = 0;
     bitlm_status status = BITLM_OK;
     j->items = bl_calloc(&j->alloc, (size_t)n, sizeof *j->items);
     if (!j->items)
@@ -178,7 +188,10 @@ static bitlm_status list_items(job *j) {
         all += t->bytes;
     }
     j->fixed += first_data;
-    j->unit = BL_MAX((all + UNITS - 1) / UNITS, (uint64_t)ALIGNMENT);
+    for (uint64_t i = 0; i < j->n; i++)
+        for (int k = 0; k < j->items[i].n; k++)
+            common = common_divisor(padded(j->items[i].c[k].bytes), common);
+    j->unit = BL_MAX((all + UNITS - 1) / UNITS, common); /* the latter is exact */
     for (uint64_t i = 0; i < j->n; i++) {
         item *it = &j->items[i];
         uint64_t least = UINT64_MAX;
@@ -315,15 +328,56 @@ static bitlm_status measure_choice(job *j, double *divergence, double *nll) {
     return status ? status : back;
 }
 
+/* The candidate of a type, or the last: as it is. */
+static int candidate_of(const item *it, int32_t type) {
+    int k = 0;
+    while (k + 1 < it->n && it->c[k].type != type)
+        k++;
+    return k;
+}
+
+/* The sum of errors is only a model of the truth, and small errors of few tokens are noise: one type throughout, where it
+ * fits, is measured too and taken if it is better. */
+static bitlm_status try_one_type(job *j, int32_t type, double *nll, bitlm_quantize_result *r) {
+    uint64_t bytes = j->fixed;
+    double sum = 0, divergence, other;
+    int *before = bl_malloc(&j->alloc, (size_t)j->n * sizeof *before + 1);
+    if (!before)
+        return bl_error_nomem(j->error, (size_t)j->n * sizeof *before, "the choice of types");
+    for (uint64_t i = 0; i < j->n; i++) {
+        item *it = &j->items[i];
+        before[i] = it->chosen;
+        it->chosen = candidate_of(it, type);
+        bytes += padded(it->c[it->chosen].bytes);
+        sum += it->c[it->chosen].error;
+    }
+    bitlm_status status = BITLM_OK;
+    int fits = bytes <= j->options->budget_bytes;
+    if (fits)
+        status = measure_choice(j, &divergence, &other);
+    if (fits && !status && divergence < r->error) {
+        r->error = divergence;
+        r->predicted_error = sum;
+        *nll = other;
+    } else {
+        for (uint64_t i = 0; i < j->n; i++)
+            j->items[i].chosen = before[i];
+    }
+    bl_free(&j->alloc, before);
+    return status;
+}
+
 static bitlm_status choose_by_budget(job *j, bitlm_quantize_result *r) {
     uint64_t budget = j->options->budget_bytes, least = j->fixed + j->least * j->unit;
-    double nll;
+    double nll = 0;
     if (budget < least)
         return FAIL(j, BITLM_LIMIT, "budget_bytes is %llu, but with these types the model takes at least %llu bytes",
                     (ull)budget, (ull)least);
     bitlm_status status = choose(j, (budget - j->fixed) / j->unit, &r->predicted_error);
     if (!status)
         status = measure_choice(j, &r->error, &nll);
+    for (int i = 0; i < j->n_types && !status; i++)
+        status = try_one_type(j, j->types[i], &nll, r);
     r->perplexity = status ? 0 : exp(nll);
     return status;
 }

@@ -2,10 +2,12 @@
 
     make
     python3 tests/bench/quantization.py MODEL.gguf TEXT [--calibration TEXT2 --budgets 60000000,80000000]
+    python3 tests/bench/quantization.py MODEL.gguf TEXT --calibration TEXT2 --equal q4_0,q4_1 [--types q4_0,q4_1,q8_0]
 
 MODEL is written in each type by `bitlm quantize` into a temporary folder and scored by `bitlm perplexity` on the
 first --max-tokens of TEXT; with --budgets also with a type for each tensor, chosen by errors measured on --tokens of
-TEXT2.  Float means F16: of a model that is quantized already, its weights as the numbers they stand for.
+TEXT2.  --equal: for each type all layers, embedding and head in it, and beside it the types chosen for a file of the same
+size (1,024 bytes more, which the planner keeps for keys).  Float means F16: of a model that is quantized already, its weights as the numbers they stand for.
 """
 import argparse
 import os
@@ -42,6 +44,14 @@ def row(name, path, args):
     print(f"| {name} | {size:,} | {8 * size / weights:.2f} | {float(value):.2f} ± {float(spread):.2f} |", flush=True)
 
 
+def hybrid(budget, source, out, args):
+    said = run("quantize", "--budget-bytes", budget, "--types", args.types, "--text", args.calibration, "--tokens", args.tokens,
+               source, out)
+    kinds = re.findall(r"^(\w+) +(\d+) tensors", said, re.M)
+    row(f"hybrid, at most {budget:,}: " + ", ".join(f"{n} {t}" for t, n in sorted(kinds)), out, args)
+    print("<!-- " + said.strip().splitlines()[-2] + " -->", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
@@ -50,6 +60,8 @@ def main():
     parser.add_argument("--calibration")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--budgets", default="")
+    parser.add_argument("--equal", default="")
+    parser.add_argument("--types", default="q2_0,q4_0,q8_0")
     args = parser.parse_args()
     print("| | bytes of the file | bits a weight | perplexity |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -57,14 +69,15 @@ def main():
         run("quantize", "--type", "f16", "--embedding-type", "f16", args.model, source)
         row("as it came", args.model, args)
         row("float, F16", source, args)
-        for name, options in TYPES:
+        for name, options in [] if args.equal else TYPES:
             run("quantize", *options, source, out)
             row(name, out, args)
         for budget in filter(None, args.budgets.split(",")):
-            said = run("quantize", "--budget-bytes", budget, "--text", args.calibration, "--tokens", args.tokens, source, out)
-            kinds = re.findall(r"^(\w+) +(\d+) tensors", said, re.M)
-            row(f"hybrid, at most {int(budget):,}: " + ", ".join(f"{n} {t}" for t, n in sorted(kinds)), out, args)
-            print("<!-- " + said.strip().splitlines()[-2] + " -->", flush=True)
+            hybrid(int(budget), source, out, args)
+        for kind in filter(None, args.equal.split(",")):
+            run("quantize", "--type", kind, "--embedding-type", kind, source, out)
+            row(f"all {kind.upper()}", out, args)
+            hybrid(os.path.getsize(out) + 1024, source, out, args)
 
 
 main()

@@ -143,6 +143,20 @@ def test_budget_is_held_and_more_never_hurts(where, tmp_path):
         assert read_gguf(tmp_path / "q.gguf")[name] == tensor
 
 
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+def test_not_worse_than_one_type(where, tmp_path, kind):
+    """In a file of the size of one type throughout, the choice is that or has less error on the text."""
+    run("--type", kind, "--embedding-type", kind, where / "m.gguf", tmp_path / "u.gguf")
+    budget = (tmp_path / "u.gguf").stat().st_size + 1024  # for keys
+    errors = []
+    for types in (kind, "q2_0,q4_0,q4_1,q8_0"):
+        error, _, size = figures(run("--budget-bytes", budget, "--types", types, "--text", where / "text", where / "m.gguf",
+                                     tmp_path / "q.gguf"))
+        assert size <= budget
+        errors.append(error)
+    assert 0 < errors[1] <= errors[0]
+
+
 def test_error_is_held(where, tmp_path):
     sizes = []
     for limit in (2.0, 0.5, 0.05, 0.005, 0.0005):

@@ -1,12 +1,11 @@
-/* test_gguf.c - model files: the GGUF reader over good and crafted bad files, the writer, mappings.
+/* test_gguf.c - model files: the GGUF reader over good and crafted bad files, and the writer.
  *
  * Files are built byte by byte here; what a hostile one may hold is in the table `bad`.  Every file is
  * read from a heap block of exactly its size, so that a sanitizer sees a read past its end, and
  * through an allocator that counts, so that leaks and unbounded memory are seen without one.
- * The file is long because its list of hostile files is: they share one small builder of bytes. */
+ * The file is long because its list of hostile files is: they share one small builder of bytes.  Mappings: test_mapping.c. */
 #define _GNU_SOURCE
 #include <check.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
@@ -20,44 +19,13 @@
 #include "base/rng.h"
 #include "builtin/builtin.h"
 #include "file/mapping.h"
+#include "test_files.h"
 #include "test_support.h"
 
 #define FUZZ_NO_MAIN
 #include "../fuzz/fuzz_gguf.c"
 
 #define SEED 20261123
-
-/* ---- an allocator that counts and fails ---------------------------------------- */
-
-typedef struct counter {
-    long calls, fail_at; /* the call, from 1, that fails; 0: none */
-    size_t blocks, bytes, peak;
-} counter;
-
-static void *count_alloc(void *context, size_t size) {
-    counter *c = context;
-    if (++c->calls == c->fail_at)
-        return NULL;
-    size_t *p = malloc(size + 16);
-    p[0] = size;
-    c->blocks++;
-    c->bytes += size;
-    c->peak = BL_MAX(c->peak, c->bytes);
-    return p + 2;
-}
-
-static void count_release(void *context, void *memory) {
-    counter *c = context;
-    size_t *p = (size_t *)memory - 2;
-    c->blocks--;
-    c->bytes -= p[0];
-    free(p);
-}
-
-static bl_alloc counting(counter *c) {
-    bl_alloc a = {c, count_alloc, count_release};
-    return a;
-}
 
 /* ---- building files ---------------------------------------- */
 
@@ -791,46 +759,6 @@ END_TEST
 
 /* ---- the writer ---------------------------------------- */
 
-static char folder[64];
-
-static void make_folder(void) {
-    snprintf(folder, sizeof folder, "/tmp/bitlm-test-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-}
-
-static int files_in_folder(void) {
-    int n = 0;
-    DIR *d = opendir(folder);
-    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d))
-        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-    closedir(d);
-    return n;
-}
-
-static void remove_folder(void) {
-    char path[400];
-    DIR *d = opendir(folder);
-    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        unlink(path);
-    }
-    closedir(d);
-    rmdir(folder);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[200];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-static void put_file(const char *path, const void *bytes, size_t n) {
-    FILE *f = fopen(path, "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_uint_eq(fwrite(bytes, 1, n, f), n);
-    fclose(f);
-}
-
 #define BIG_WEIGHTS 400000 /* larger than the writer's buffer */
 
 /* Everything that a writer can write; returns what finish says. */
@@ -1035,157 +963,6 @@ START_TEST(writer_refusals) {
 }
 END_TEST
 
-/* ---- mappings ---------------------------------------- */
-
-static bitlm_status map(const char *path, int32_t load, bl_mapping *m, bitlm_error *error) {
-    return bl_mapping_open(path, strlen(path), load, NULL, NULL, m, error);
-}
-
-START_TEST(mapping_modes) {
-    bl_mapping m;
-    bl_file_id id;
-    bitlm_error error = {sizeof error, 0, 0, ""};
-    static const struct {
-        mode_t mode;
-        int32_t load;
-        int mapped;
-    } cases[] = {{0644, BITLM_LOAD_AUTO, 1}, {0664, BITLM_LOAD_AUTO, 0}, {0646, BITLM_LOAD_AUTO, 0},
-                 {0666, BITLM_LOAD_MMAP, 1}, {0644, BITLM_LOAD_COPY, 0}, {0400, BITLM_LOAD_AUTO, 1}};
-    make_folder();
-    good_file(&file, 3);
-    put_file(in_folder("m"), file.bytes, file.n);
-    for (size_t i = 0; i < BL_COUNT(cases); i++) {
-        chmod(in_folder("m"), cases[i].mode);
-        ck_assert_int_eq(map(in_folder("m"), cases[i].load, &m, &error), BITLM_OK);
-        ck_assert_int_eq(m.mapped, cases[i].mapped);
-        ck_assert_uint_eq(m.size, file.n);
-        ck_assert_mem_eq(m.data, file.bytes, file.n);
-        ck_assert_uint_eq((uintptr_t)m.data % 64, 0);
-        const char *path = in_folder("m");
-        ck_assert_int_eq(bl_mapping_identify(path, strlen(path), &id, &error), BITLM_OK);
-        ck_assert_mem_eq(&id, &m.id, sizeof id);
-        bl_mapping_close(&m);
-        ck_assert_ptr_null(m.data);
-        bl_mapping_close(&m); /* twice is harmless */
-    }
-    ck_assert_int_eq(map(in_folder("m"), 3, &m, &error), BITLM_ARG);
-    if (geteuid() == 0) { /* someone else's file is copied */
-        ck_assert_int_eq(chown(in_folder("m"), 12345, 12345), 0);
-        ck_assert_int_eq(map(in_folder("m"), BITLM_LOAD_AUTO, &m, &error), BITLM_OK);
-        ck_assert_int_eq(m.mapped, 0);
-        bl_mapping_close(&m);
-    }
-    bl_mapping_close(NULL);
-    put_file(in_folder("m"), file.bytes, file.n - 1); /* another size: another identity */
-    bl_file_id changed;
-    const char *path = in_folder("m");
-    ck_assert_int_eq(bl_mapping_identify(path, strlen(path), &changed, &error), BITLM_OK);
-    ck_assert_uint_ne(changed.size, id.size);
-    remove_folder();
-}
-END_TEST
-
-START_TEST(mapping_edges) {
-    bl_mapping m;
-    bl_gguf *g = NULL;
-    bl_file_id id;
-    bitlm_error error = {sizeof error, 0, 0, ""};
-    static const int32_t loads[] = {BITLM_LOAD_AUTO, BITLM_LOAD_MMAP, BITLM_LOAD_COPY};
-    make_folder();
-    put_file(in_folder("empty"), "", 0);
-    ck_assert_int_eq(mkfifo(in_folder("fifo"), 0644), 0);
-    ck_assert_int_eq(symlink("nowhere", in_folder("dangling")), 0);
-    ck_assert_int_eq(symlink("empty", in_folder("link")), 0);
-    for (size_t i = 0; i < BL_COUNT(loads); i++) {
-        ck_assert_int_eq(map(in_folder("empty"), loads[i], &m, &error), BITLM_OK);
-        ck_assert_uint_eq(m.size, 0);
-        ck_assert_ptr_nonnull(m.data);
-        ck_assert_int_eq(bl_gguf_open(m.data, m.size, NULL, &g, &error), BITLM_FORMAT);
-        bl_mapping_close(&m);
-        ck_assert_int_eq(map(in_folder("link"), loads[i], &m, &error), BITLM_OK);
-        bl_mapping_close(&m);
-        ck_assert_int_eq(map(folder, loads[i], &m, &error), BITLM_IO);
-        ck_assert_int_eq(error.sys_errno, 21);
-        ck_assert_int_eq(map(in_folder("fifo"), loads[i], &m, &error), BITLM_IO); /* at once */
-        ck_assert_ptr_nonnull(strstr(error.text, "is a FIFO, not a regular file"));
-        ck_assert_int_eq(map("/dev/zero", loads[i], &m, &error), BITLM_IO);
-        ck_assert_ptr_nonnull(strstr(error.text, "is a device"));
-        ck_assert_int_eq(map(in_folder("missing"), loads[i], &m, &error), BITLM_IO);
-        ck_assert_int_eq(error.sys_errno, 2);
-        ck_assert_ptr_nonnull(strstr(error.text, "missing"));
-        ck_assert_int_eq(map(in_folder("dangling"), loads[i], &m, &error), BITLM_IO);
-        ck_assert_int_eq(map(in_folder("empty/inside"), loads[i], &m, &error), BITLM_IO);
-        ck_assert_int_eq(bl_mapping_open("", 0, loads[i], NULL, NULL, &m, &error), BITLM_ARG);
-        ck_assert_int_eq(bl_mapping_open("/tmp\0x", 6, loads[i], NULL, NULL, &m, &error), BITLM_ARG);
-        ck_assert_ptr_nonnull(strstr(error.text, "NUL"));
-    }
-    static char name[9000];
-    memset(name, 'x', sizeof name);
-    ck_assert_int_eq(bl_mapping_open(name, sizeof name, 0, NULL, NULL, &m, &error), BITLM_IO);
-    ck_assert_int_eq(bl_mapping_identify(name, sizeof name, &id, &error), BITLM_IO);
-    ck_assert_int_eq(bl_mapping_identify(folder, strlen(folder), &id, &error), BITLM_IO);
-    ck_assert_int_eq(bl_mapping_identify("/dev/zero", 9, &id, &error), BITLM_IO);
-    chmod(in_folder("empty"), 0);
-    if (geteuid() != 0 || seteuid(65534) == 0) { /* root reads everything: as nobody */
-        chmod(folder, 0755);
-        ck_assert_int_eq(map(in_folder("empty"), BITLM_LOAD_AUTO, &m, &error), BITLM_IO);
-        ck_assert(error.sys_errno == 13);
-        if (getuid() == 0)
-            ck_assert_int_eq(seteuid(0), 0);
-    }
-    remove_folder();
-}
-END_TEST
-
-/* poll is asked between pieces: it can stop the copy, and here it also plays the other process. */
-static const char *victim;
-static off_t victim_size;
-
-static int32_t resize_victim(void *context) {
-    (void)context;
-    return truncate(victim, victim_size) != 0;
-}
-
-static int32_t say_stop(void *context) {
-    (void)context;
-    return 1;
-}
-
-START_TEST(mapping_under_attack) {
-    bl_mapping m;
-    bitlm_error error = {sizeof error, 0, 0, ""};
-    bitlm_host host = {sizeof host, 0, NULL, say_stop, NULL, NULL, NULL};
-    bl_poll poll;
-    counter c = {0};
-    bl_alloc a = counting(&c);
-    char path[200];
-    make_folder();
-    good_file(&file, 3);
-    put_file(in_folder("m"), file.bytes, file.n);
-    snprintf(path, sizeof path, "%s", in_folder("m"));
-    victim = path;
-    bl_poll_init(&poll, &host, NULL, 0);
-    ck_assert_int_eq(bl_mapping_open(path, strlen(path), BITLM_LOAD_COPY, &a, &poll, &m, &error),
-                     BITLM_CANCELED);
-    ck_assert_uint_eq(c.blocks, 0);
-    host.poll = resize_victim;
-    victim_size = (off_t)file.n / 2;
-    bl_poll_init(&poll, &host, NULL, 0);
-    ck_assert_int_eq(bl_mapping_open(path, strlen(path), BITLM_LOAD_COPY, &a, &poll, &m, &error), BITLM_IO);
-    ck_assert_ptr_nonnull(strstr(error.text, "shrank"));
-    ck_assert_uint_eq(c.blocks, 0);
-    victim_size = (off_t)file.n * 2;
-    bl_poll_init(&poll, &host, NULL, 0);
-    ck_assert_int_eq(bl_mapping_open(path, strlen(path), BITLM_LOAD_COPY, &a, &poll, &m, &error), BITLM_IO);
-    ck_assert_ptr_nonnull(strstr(error.text, "was written to while it was read"));
-    ck_assert_uint_eq(c.blocks, 0);
-    memset(&c, 0, sizeof c);
-    c.fail_at = 1;
-    ck_assert_int_eq(bl_mapping_open(path, strlen(path), BITLM_LOAD_COPY, &a, NULL, &m, &error), BITLM_NOMEM);
-    remove_folder();
-}
-END_TEST
-
 /* A model keeps its vocabulary in its tokenizer alone. */
 START_TEST(arrays_are_forgotten) {
     counter c = {0};
@@ -1232,9 +1009,6 @@ int main(void) {
     tcase_add_test(tests, writer_on_a_full_disk);
     tcase_add_test(tests, writer_refusals);
     tcase_add_test(tests, arrays_are_forgotten);
-    tcase_add_test(tests, mapping_modes);
-    tcase_add_test(tests, mapping_edges);
-    tcase_add_test(tests, mapping_under_attack);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -401,6 +401,89 @@ START_TEST(group_types_hold_their_own) {
 }
 END_TEST
 
+/* A finite number of any size up to `most`, of either sign. */
+static float any_finite(float most) {
+    float x;
+    do {
+        x = float_of((uint32_t)draw());
+    } while (!(fabsf(x) <= most));
+    return x;
+}
+
+/* Half floats of both kinds: no neighbour is nearer than what is written, of two that are as near it is the even one, and
+ * what was read back is written as the same bits. */
+START_TEST(floats_round_to_the_nearest) {
+    enum { N = 1 << 16 };
+    static float x[N], back[N], again[N];
+    static uint8_t bytes[2 * N], second[2 * N];
+    int32_t type = _i ? BL_TYPE_BF16 : BL_TYPE_F16;
+    int ties = 0;
+    for (int i = 0; i < N; i++) {
+        if (i % 4 == 0) { /* halfway between two neighbours */
+            uint16_t h = (uint16_t)(draw() % (_i ? 0x7f7f : 0x7bff));
+            double a = _i ? (double)bl_bf16_to_f32(h) : (double)bl_f16_to_f32(h);
+            double b = _i ? (double)bl_bf16_to_f32((uint16_t)(h + 1)) : (double)bl_f16_to_f32((uint16_t)(h + 1));
+            x[i] = (float)((a + b) / 2) * (i % 8 ? 1.0f : -1.0f);
+        } else {
+            x[i] = i % 4 == 1 ? draw_normal() : i % 4 == 2 ? any_finite(_i ? 3e38f : 65504.0f) : ldexpf(draw_normal(), -(int)(draw() % 30));
+        }
+    }
+    ck_assert_int_eq(bl_encode(type, x, 1, N, 0, bytes, NULL), BITLM_OK);
+    bl_decode_row(type, bytes, 1, N, 0, back);
+    for (int i = 0; i < N; i++) {
+        uint16_t h = bl_read_u16(bytes + 2 * i);
+        double error = fabs((double)back[i] - (double)x[i]);
+        for (int step = -1; step <= 1; step += 2) {
+            uint16_t near = (uint16_t)(h + step);
+            if ((near & 0x8000) != (h & 0x8000) || (step < 0 && (h & 0x7fff) == 0))
+                continue;
+            double other = fabs((double)(_i ? bl_bf16_to_f32(near) : bl_f16_to_f32(near)) - (double)x[i]);
+            ck_assert_msg(error < other || (error == other && !(h & 1)), "%a is written as %a", (double)x[i], (double)back[i]);
+            ties += error == other;
+        }
+        ck_assert(back[i] == 0 || signbit(back[i]) == signbit(x[i]));
+    }
+    ck_assert_int_ge(ties, N / 8);
+    ck_assert_int_eq(bl_encode(type, back, 1, N, 0, second, NULL), BITLM_OK);
+    ck_assert_mem_eq(bytes, second, sizeof bytes);
+    bl_decode_row(type, second, 1, N, 0, again);
+    ck_assert_mem_eq(back, again, sizeof back);
+}
+END_TEST
+
+/* Signs with a scale for 128: every weight is plus or minus the mean magnitude, which is the scale of the least squared
+ * error; what was read back is written as the same bytes. */
+START_TEST(signs_have_the_best_scale) {
+    enum { N = 128 * 400 };
+    static float x[N], back[N];
+    static uint8_t bytes[N / 128 * 18], second[N / 128 * 18];
+    for (int i = 0; i < N; i++) {
+        int block = i / 128;
+        x[i] = block % 4 == 0   ? draw_normal() * ldexpf(1, block % 20 - 15)
+               : block % 4 == 1 ? (draw() % 3 ? draw_normal() : i & 1 ? 0.0f : -0.0f)
+               : block % 4 == 2 ? any_finite(60000.0f)
+                                : (i & 1 ? 65000.0f : -65000.0f);
+    }
+    ck_assert_int_eq(bl_encode(BL_TYPE_Q1_0, x, 1, N, 0, bytes, NULL), BITLM_OK);
+    bl_decode_row(BL_TYPE_Q1_0, bytes, 1, N, 0, back);
+    for (int b = 0; b < N; b += 128) {
+        double d = fabs((double)back[b]), mean = 0, error[3] = {0};
+        for (int j = b; j < b + 128; j++)
+            mean += fabs((double)x[j]) / 128;
+        ck_assert_double_eq_tol(d, mean, mean * 0x1p-10 + 0x1p-24);
+        for (int j = b; j < b + 128; j++) {
+            ck_assert_double_eq(fabs((double)back[j]), d);
+            ck_assert(d == 0 || (signbit(back[j]) != 0) == (x[j] < 0)); /* -0 is not less */
+            for (int k = 0; k < 3; k++)
+                error[k] += pow((double)x[j] - (double)back[j] * (0.98 + 0.02 * k), 2);
+        }
+        ck_assert(mean < 1e-4 || (error[1] < error[0] && error[1] < error[2]));
+    }
+    ck_assert_int_eq(bl_encode(BL_TYPE_Q1_0, back, 1, N, 0, second, NULL), BITLM_OK);
+    ck_assert_mem_eq(bytes, second, sizeof bytes);
+}
+END_TEST
+
 /* Zeros, denormals and the largest numbers: values stay finite, zeros stay zeros. */
 START_TEST(extremes) {
     enum { N = 512 };
@@ -599,6 +682,8 @@ int main(void) {
     tcase_add_test(tests, error_is_bounded);
     tcase_add_test(tests, group_errors);
     tcase_add_test(tests, group_types_hold_their_own);
+    tcase_add_loop_test(tests, floats_round_to_the_nearest, 0, 2);
+    tcase_add_test(tests, signs_have_the_best_scale);
     tcase_add_loop_test(tests, extremes, 0, (int)BL_COUNT(encoded_types));
     tcase_add_loop_test(tests, refusals, 0, (int)BL_COUNT(encoded_types));
     tcase_add_test(tests, what_is_written);

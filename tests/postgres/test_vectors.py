@@ -105,3 +105,15 @@ def test_same_memory_as_sqlite(db, lite, options):
     expected = json.loads(lite.execute("SELECT bitlm_memory(?)", (json.dumps({"threads": 1, **options}),)).fetchone()[0])
     assert db.one(f"SELECT bitlm_memory({named(options)[2:]})", *options.values()) == expected
     assert expected["kv_bytes"] > 0
+
+
+@pytest.mark.parametrize("shape", ["7b", '{"shape":"tiny","type":"q8_0"}', '{"parameters":7e9}', '{"rows":10000,"dims":300}'])
+def test_same_memory_of_a_shape_as_sqlite(db, lite, shape):
+    expected = json.loads(lite.execute("SELECT bitlm_memory(?, ?)", (shape, '{"threads":1,"n_ctx":256}')).fetchone()[0])
+    assert db.one("SELECT bitlm_memory(shape => %s, n_ctx => 256, threads => 1)", shape) == expected
+
+
+@pytest.mark.parametrize("arguments, words", [("shape => '8b'", "is no shape"), ("'embed', shape => '7b'", "not both")])
+def test_memory_of_a_shape_refuses(db, arguments, words):
+    with pytest.raises(Exception, match=words):
+        db.one(f"SELECT bitlm_memory({arguments})")
