@@ -27,15 +27,6 @@ typedef struct step {
     __m512 m[STEP / 16]; /* its minimum */
 } step;
 
-/* What eight rows of activations bring to a group, from `prepare`. */
-typedef struct meeting {
-    union {
-        int32_t start[BLOCK]; /* -offset * sum of the group's activations, */
-        float xsum[BLOCK];    /* or that sum, for types with minima */
-    };
-    float d[BLOCK];
-} meeting;
-
 /* The one token whose rows are multiplied while weights are cut. */
 typedef struct one {
     const int8_t *x[2];
@@ -697,22 +688,6 @@ static layout layout_of(int32_t type) {
     return l;
 }
 
-/* What `rows` rows of activations bring to each of n_groups groups: (row / 8, group). */
-static void prepare(const layout *l, const float *d, const int32_t *sums, int64_t rows, int64_t n_groups,
-                    meeting *to) {
-    for (int64_t j = 0; j < rows; j++) {
-        meeting *m = to + j / BLOCK * n_groups;
-        for (int64_t g = 0; g < n_groups; g++) {
-            m[g].d[j % BLOCK] = d[j * n_groups + g];
-            if (l->has_min) {
-                m[g].xsum[j % BLOCK] = (float)sums[j * n_groups + g];
-            } else {
-                m[g].start[j % BLOCK] = -l->offset * sums[j * n_groups + g];
-            }
-        }
-    }
-}
-
 /* 16 rows from r on, and up to MOST_INPUTS rows of activations. */
 static void sixteen(const layout *l, rows16 row, int64_t k, const int8_t *xq, int64_t ldx, const meeting *with,
                     int64_t n_tok, int n_terms, const uint8_t *next, const uint8_t *next_end, __m512 *acc) {
@@ -747,10 +722,6 @@ static void sixteen(const layout *l, rows16 row, int64_t k, const int8_t *xq, in
     }
 }
 
-/* Rows of activations whose sums are held at once; bl_group_scratch() has room for what they bring. */
-#define MOST_INPUTS 64
-_Static_assert(MOST_INPUTS / BLOCK * sizeof(meeting) <= 16 * BL_GROUP_SCRATCH, "bl_group_scratch() is too small");
-
 void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
                         int64_t ldy, void *scratch) {
@@ -767,7 +738,8 @@ void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
     }
     for (int64_t t0 = 0; t0 < n_tok; t0 += MOST_INPUTS / n_terms) {
         const int64_t nt = BL_MIN(n_tok - t0, MOST_INPUTS / n_terms), first = t0 * n_terms;
-        prepare(&l, xd + first * n_groups, xsums + first * n_groups, nt * n_terms, n_groups, scratch);
+        prepare_meetings(l.offset, l.has_min, xd + first * n_groups, xsums + first * n_groups, nt * n_terms, n_groups,
+                         scratch);
         for (int64_t turn = r0; turn < r1; turn += ROWS) {
             const int64_t r = BL_MIN(turn, r1 - ROWS); /* the last sixteen may overlap those before */
             /* The next sixteen rows are asked for while these are worked on. */

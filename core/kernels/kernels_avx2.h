@@ -75,6 +75,35 @@ INLINE void transpose8(const float *x, int64_t stride, __m256 *v) {
     }
 }
 
+/* What eight rows of activations bring to a group of weights. */
+typedef struct meeting {
+    union {
+        int32_t start[8]; /* -offset * sum of the group's activations: weights are met as code + offset, */
+        float xsum[8];    /* or that sum, for types with minima, which have no offset */
+    };
+    float d[8];
+} meeting;
+
+/* Rows of activations whose meetings, (row / 8, group), fit bl_group_scratch(). */
+#define MOST_INPUTS 64
+_Static_assert(MOST_INPUTS / 8 * sizeof(meeting) <= 16 * BL_GROUP_SCRATCH, "bl_group_scratch() is too small");
+
+/* Makes those of `rows` rows with their scales and sums, n_groups each. */
+INLINE void prepare_meetings(int32_t offset, int has_min, const float *d, const int32_t *sums, int64_t rows,
+                             int64_t n_groups, meeting *to) {
+    for (int64_t j = 0; j < rows; j++) {
+        meeting *m = to + j / 8 * n_groups;
+        for (int64_t g = 0; g < n_groups; g++) {
+            m[g].d[j % 8] = d[j * n_groups + g];
+            if (has_min) {
+                m[g].xsum[j % 8] = (float)sums[j * n_groups + g];
+            } else {
+                m[g].start[j % 8] = -offset * sums[j * n_groups + g];
+            }
+        }
+    }
+}
+
 /* A TQ1_0 block's 48 bytes of five trits and 4 of four as 256 codes. */
 void bl_tq1_0_codes_avx2(const uint8_t *block, uint8_t *codes);
 
