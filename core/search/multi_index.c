@@ -91,7 +91,7 @@ bitlm_status bl_multi_new(const bl_segment *segments, size_t n_segments, size_t 
     }
     memcpy(copy, segments, n_segments * sizeof *copy);
     multi->alloc = *alloc;
-    multi->kernels = bl_search_kernels();
+    multi->kernels = bl_kernels_usual();
     multi->segments = copy;
     multi->n_segments = n_segments;
     shape(multi, n, bytes);
