@@ -36,39 +36,6 @@ _Static_assert(PANEL_ROWS * PIECE_K <= BL_TERNARY_SCRATCH_MIN, "a piece's tiles"
 
 /* ---- weights to tiles ------------------------------------------------------------------------ */
 
-/* 16 rows of 16 dwords become columns. */
-INLINE void transpose(__m512i *v) {
-    __m512i a[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        a[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-    }
-    /* v[4q + c]: of rows 4q .. 4q+3, column c of each 128-bit lane */
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    /* lanes: 4x4 of 128 bits, for each of four columns */
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        a[c] = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x88);
-        a[4 + c] = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xdd);
-        a[8 + c] = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0x88);
-        a[12 + c] = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0xdd);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        v[c] = _mm512_shuffle_i32x4(a[c], a[8 + c], 0x88);
-        v[8 + c] = _mm512_shuffle_i32x4(a[c], a[8 + c], 0xdd);
-        v[4 + c] = _mm512_shuffle_i32x4(a[4 + c], a[12 + c], 0x88);
-        v[12 + c] = _mm512_shuffle_i32x4(a[4 + c], a[12 + c], 0xdd);
-    }
-}
-
 /* Tile number `block` of 64 weights of a panel's row block: the two alternate. */
 INLINE uint8_t *tile_at(uint8_t *tiles, int64_t block) { return tiles + block * 2 * 1024; }
 
@@ -81,7 +48,7 @@ INLINE void expand_packed(int tq2, const uint8_t *const *row, int64_t at, int n,
     for (int r = 0; r < 16; r++) {
         v[r] = _mm512_maskz_loadu_epi32(dwords, row[r] + at);
     }
-    transpose(v);
+    transpose16(v);
     for (int j = 0; j < n / 16; j++) { /* dword j: weights 4(j%8) .. of each of four groups of 32 */
 #pragma GCC unroll 4
         for (int place = 0; place < 4; place++) {
@@ -104,7 +71,7 @@ static void expand_tq1_0(const uint8_t *const *row, int64_t at, uint8_t *tiles) 
         for (int r = 0; r < 16; r++) {
             v[r] = _mm512_load_si512(&codes[r][block * 64]);
         }
-        transpose(v);
+        transpose16(v);
 #pragma GCC unroll 16
         for (int j = 0; j < 16; j++) {
             _mm512_store_si512(tile_at(tiles, block) + j * 64, v[j]);
