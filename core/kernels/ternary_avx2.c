@@ -14,6 +14,8 @@
  * multiple of 4 and are kept apart until they are widened.  TQ1_0's trits come out by multiplying
  * bytes by 3, digit after digit.
  *
+ * Six tokens to fifteen: rows are unpacked in registers, once for eight tokens.
+ *
  * Many tokens (prefill): a panel of rows is expanded to a byte a code in `scratch`, in pieces of k
  * whose codes stay in the first cache, and multiplied in blocks of 2 rows x 4 tokens.
  *
@@ -184,7 +186,7 @@ INLINE void packed_rows(int32_t type, const uint8_t *w, int64_t row_bytes, int64
     }
 }
 
-/* A few tokens: 16 rows at a time, which the second token finds in the cache. */
+/* Two tokens to five, and all of TQ1_0 up to its panels: 16 rows at a time, which the second token finds in the cache. */
 INLINE void packed(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1,
                    const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok,
                    float *y, int64_t ldy) {
@@ -193,6 +195,103 @@ INLINE void packed(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k,
         for (int64_t t = 0; t < n_tok; t++) {
             packed_rows(type, w, row_bytes, k, r, BL_MIN(r + rows, r1), xq + t * ldx, xsum[t], factor[t],
                         y + t * ldy);
+        }
+    }
+}
+
+/* ---- six tokens to fifteen: a row unpacked once for all ------------------------------------ */
+
+#define FEW 6
+#define FEW_ROWS 16
+#define FEW_VECTORS 10 /* 1,280 weights: 40 steps fit an int16 sum, eight tokens' activations the first cache */
+
+/* Adds the products of a row's vectors b .. end-1, at most FEW_VECTORS, and nt tokens to sums[t]. */
+INLINE void few_piece(int tq2, const uint8_t *row, const int8_t *x, int64_t ldx, int nt, int64_t b, int64_t end,
+                      int32_t *sums) {
+    const __m256i mask = _mm256_set1_epi8(3);
+    const int8_t *at0 = x + b * 128, *at3 = at0 + 3 * ldx, *at6 = at3 + 3 * ldx; /* the others by scaled offsets */
+    __m256i acc[8];
+#pragma GCC unroll 8
+    for (int t = 0; t < nt; t++) {
+        acc[t] = _mm256_setzero_si256();
+    }
+    for (; b < end; b++) {
+        __m256i v = load256(row + vector_at(tq2, b));
+        _mm_prefetch((const char *)row + b * 32 + AHEAD, _MM_HINT_T1);
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) {
+            __m256i codes = _mm256_and_si256(g ? _mm256_srli_epi16(v, 2 * g) : v, mask);
+            int64_t from = (tq2 ? g : 3 - g) * 32;
+            __asm__("" : "+r"(ldx)); /* or GCC keeps every place's offset in memory */
+#pragma GCC unroll 8
+            for (int t = 0; t < nt; t++) {
+                const int8_t *at = t == 3 || t == 5 || t == 7 ? at3 + (t - 3) * ldx : t == 6 ? at6 : at0 + t * ldx;
+                acc[t] = products(acc[t], codes, load256(at + from));
+                __asm__("" : "+x"(acc[t]));
+            }
+        }
+        at0 += 128;
+        at3 += 128;
+        at6 += 128;
+        __asm__("" : "+r"(at0), "+r"(at3), "+r"(at6));
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < nt; t++) {
+        acc[t] = widened(acc[t]);
+    }
+    if (nt == 8) {
+        store128(sums + 4, _mm_add_epi32(load128(sums + 4), sum4_epi32(acc[4], acc[5], acc[6], acc[7])));
+    }
+    if (nt >= 4) {
+        store128(sums, _mm_add_epi32(load128(sums), sum4_epi32(acc[0], acc[1], acc[2], acc[3])));
+    } else {
+#pragma GCC unroll 3
+        for (int t = 0; t < nt; t++) {
+            sums[t] += sum_epi32(acc[t]);
+        }
+    }
+}
+
+/* Functions of their own, or GCC 12 keeps the sums in memory. */
+#define FEW_ROWS_OF(name, tq2, nt)                                                                                  \
+    static __attribute__((noinline)) void name(const uint8_t *w, int64_t row_bytes, int64_t n_rows, const int8_t *x, \
+                                               int64_t ldx, int64_t b, int64_t end, int32_t (*sums)[8]) {           \
+        for (int64_t j = 0; j < n_rows; j++) {                                                                      \
+            few_piece(tq2, w + j * row_bytes, x, ldx, nt, b, end, sums[j]);                                         \
+        }                                                                                                           \
+    }
+FEW_ROWS_OF(few_i2_s_1, 0, 1)
+FEW_ROWS_OF(few_i2_s_2, 0, 2)
+FEW_ROWS_OF(few_i2_s_3, 0, 3)
+FEW_ROWS_OF(few_i2_s_4, 0, 4)
+FEW_ROWS_OF(few_i2_s_8, 0, 8)
+FEW_ROWS_OF(few_tq2_0_1, 1, 1)
+FEW_ROWS_OF(few_tq2_0_2, 1, 2)
+FEW_ROWS_OF(few_tq2_0_3, 1, 3)
+FEW_ROWS_OF(few_tq2_0_4, 1, 4)
+FEW_ROWS_OF(few_tq2_0_8, 1, 8)
+
+static void few(int tq2, const uint8_t *w, int64_t row_bytes, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y, int64_t ldy) {
+    static void (*const of[2][5])(const uint8_t *, int64_t, int64_t, const int8_t *, int64_t, int64_t, int64_t,
+                                  int32_t (*)[8]) = {
+        {few_i2_s_1, few_i2_s_2, few_i2_s_3, few_i2_s_4, few_i2_s_8},
+        {few_tq2_0_1, few_tq2_0_2, few_tq2_0_3, few_tq2_0_4, few_tq2_0_8},
+    };
+    for (int64_t r = r0; r < r1; r += FEW_ROWS) {
+        int64_t n_rows = BL_MIN(r1 - r, FEW_ROWS);
+        for (int64_t t = 0, nt; t < n_tok; t += nt) {
+            int32_t sums[FEW_ROWS][8] = {{0}};
+            nt = n_tok - t >= 8 ? 8 : BL_MIN(n_tok - t, 4);
+            for (int64_t b = 0; b < k / 128; b += FEW_VECTORS) {
+                of[tq2][nt == 8 ? 4 : nt - 1](w + r * row_bytes, row_bytes, n_rows, xq + t * ldx, ldx, b,
+                                              BL_MIN(b + FEW_VECTORS, k / 128), sums);
+            }
+            for (int64_t u = 0; u < nt; u++) {
+                for (int64_t j = 0; j < n_rows; j++) {
+                    y[(t + u) * ldy + r + j] = (float)(sums[j][u] - xsum[t + u]) * factor[t + u];
+                }
+            }
         }
     }
 }
@@ -224,7 +323,7 @@ INLINE void expand(int32_t type, const uint8_t *row, int64_t first, int64_t n, u
 
 /* ---- many tokens: panels ----------------------------------------------------------------------- */
 
-#define MANY 6            /* tokens from which expansion pays */
+#define MANY 16           /* tokens from which expansion pays; of TQ1_0 FEW */
 #define PANEL_ROWS 16
 #define PIECE_K 1280      /* <= 43*32, a multiple of 256: one int16 sum; 16 rows are 20 KiB (bl_ternary_scratch) */
 #define PANEL_TOKENS 256  /* int32 sums of 16 x 256 live on the stack: 16 KiB */
@@ -339,15 +438,16 @@ static void panels(int32_t type, const uint8_t *w, int64_t row_bytes, int64_t k,
 void YMM(bl_ternary_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const int32_t *xsum, const float *factor, int64_t n_tok, float *y,
                         int64_t ldy, void *scratch) {
-#if BL_SUMS_32
-    if (n_tok < MANY) { /* memory's limit and the longer latency of vpdpbusd leave nothing to gain */
-        bl_ternary_i8_avx2(type, w, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
-        return;
-    }
-#endif
     int64_t row_bytes = type == BL_TYPE_TQ1_0 ? k / 256 * 54 : type == BL_TYPE_TQ2_0 ? k / 256 * 66 : k / 4;
-    if (n_tok >= MANY) {
+    if (n_tok >= (type == BL_TYPE_TQ1_0 ? FEW : MANY)) {
         panels(type, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+    } else if (n_tok >= FEW) {
+        few(type == BL_TYPE_TQ2_0, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
+#if BL_SUMS_32
+    } else { /* memory's limit and the longer latency of vpdpbusd leave nothing to gain */
+        bl_ternary_i8_avx2(type, w, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy, scratch);
+    }
+#else
     } else if (type == BL_TYPE_TQ1_0) {
         packed(BL_TYPE_TQ1_0, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
     } else if (type == BL_TYPE_TQ2_0) {
@@ -355,4 +455,5 @@ void YMM(bl_ternary_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, i
     } else {
         packed(BL_TYPE_I2_S, w, row_bytes, k, r0, r1, xq, ldx, xsum, factor, n_tok, y, ldy);
     }
+#endif
 }
