@@ -19,7 +19,7 @@
 #include "base/rng.h"
 #include "builtin/builtin.h"
 #include "file/mapping.h"
-#include "test_files.h"
+#include "temporary_files.h"
 #include "test_support.h"
 
 #define FUZZ_NO_MAIN

@@ -9,7 +9,7 @@
 
 #include "file/gguf.h"
 #include "file/mapping.h"
-#include "test_files.h"
+#include "temporary_files.h"
 #include "test_support.h"
 
 static uint8_t content[100000];

@@ -1,6 +1,6 @@
-/* test_files.h - what tests of files share: a temporary folder, and an allocator that counts and fails. */
-#ifndef TEST_FILES_H
-#define TEST_FILES_H
+/* temporary_files.h - what tests of files share: a temporary folder, and an allocator that counts and fails. */
+#ifndef TEMPORARY_FILES_H
+#define TEMPORARY_FILES_H
 
 #include "base/base.h"
 

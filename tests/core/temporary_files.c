@@ -1,6 +1,6 @@
-/* test_files.c - see test_files.h. */
+/* temporary_files.c - see temporary_files.h. */
 #define _GNU_SOURCE
-#include "test_files.h"
+#include "temporary_files.h"
 
 #include <check.h>
 #include <dirent.h>
