@@ -213,8 +213,11 @@ int bls_cover_find(bls_store *store, bls_cover **result)
     int rc;
 
     *result = NULL;
-    if (bls_store_rows(store) < BL_MULTI_LEAST_ROWS)
+    if (bls_store_rows(store) < BL_MULTI_LEAST_ROWS) {
+        if (cover)
+            forget(cover); /* so many rows went */
         return SQLITE_OK;
+    }
     if (!cover) {
         cover = sqlite3_malloc64(sizeof *cover);
         if (!cover)
