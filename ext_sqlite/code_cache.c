@@ -158,13 +158,3 @@ void bls_cache_unreserve(uint64_t bytes)
     cache.bytes -= bytes;
     pthread_mutex_unlock(&cache.mutex);
 }
-
-uint64_t bls_cache_bytes(void)
-{
-    uint64_t bytes;
-
-    pthread_mutex_lock(&cache.mutex);
-    bytes = cache.bytes;
-    pthread_mutex_unlock(&cache.mutex);
-    return bytes;
-}

@@ -24,7 +24,5 @@ bls_image *bls_cache_share(const uint64_t identity[2], bls_image *image, uint64_
 /* Counts `bytes` of something made from images as theirs, 0 if that would take more than three quarters of `limit`. */
 int bls_cache_reserve(uint64_t bytes, uint64_t limit);
 void bls_cache_unreserve(uint64_t bytes);
-/* Bytes of all shared images of the process, and what is reserved. */
-uint64_t bls_cache_bytes(void);
 
 #endif
