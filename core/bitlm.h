@@ -610,7 +610,8 @@ typedef struct bitlm_quantize_options {
     uint64_t budget_bytes;    /* the file has at most so many; 0: none */
     double max_error;         /* nats a token, > 0; 0: none.  One of the two is given */
     bitlm_text text;          /* what the error is measured on, UTF-8 */
-    int32_t tokens;           /* of the text's beginning; 0: 256; 16 .. 65,536 */
+    int32_t tokens;           /* of the text's beginning; 0: 256; 16 .. 65,536; with a budget the candidates are
+                               * measured on up to 1,024 (or as many as tokens) that follow, if there are 256 */
     int32_t threads;          /* 0: the physical cores; results do not depend on it */
     bitlm_text types;         /* to choose from, with commas; {NULL,0}: "q2_0,q4_0,q8_0" */
     int32_t ternary;          /* BITLM_TERNARY_* of the ternary ones */
@@ -626,7 +627,7 @@ typedef struct bitlm_quantize_result {
     int32_t tokens;           /* scored */
     uint64_t source_bytes, bytes; /* of the files */
     double predicted_error;   /* sum of the errors of each change alone */
-    double error;             /* measured: mean KL divergence of the next token's distribution from the source's */
+    double error;             /* measured (of a budget on tokens that follow, as the perplexities): mean KL divergence of the next token's distribution from the source's */
     double source_perplexity, perplexity; /* of the text */
 } bitlm_quantize_result;
 

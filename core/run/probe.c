@@ -25,7 +25,7 @@ struct bl_probe {
     int64_t n, n_windows, scored;
     window *windows;
     float *p;               /* (n, vocab_size) probabilities */
-    float *x;               /* (n_layers + 1, n, hidden_size): what each layer begins with, and the head */
+    float *x;               /* (n_layers + 1, n, hidden_size): what each layer begins with, and the head; or NULL */
     double *entropy;        /* (n) */
     float *logits;          /* (ROWS, vocab_size) */
     int32_t *positions, *bases;
@@ -203,7 +203,9 @@ static bitlm_status run_base(bl_probe *probe, const window *w) {
     int64_t width = m->hidden_size;
     double ignored = 0;
     bitlm_status status = BITLM_OK;
-    for (int64_t i = 0; i <= m->n_layers && !status; i++) {
+    if (!probe->x)
+        status = bl_forward_layers(c, &batch, 0, m->n_layers, NULL);
+    for (int64_t i = 0; probe->x && i <= m->n_layers && !status; i++) {
         float *kept = probe->x + (i * probe->n + w->first) * width;
         status = bl_forward_layers(c, &batch, BL_MAX(i - 1, 0), i, i ? kept - probe->n * width : NULL);
         memcpy(kept, c->x, (size_t)(w->n * width) * sizeof *kept);
@@ -255,8 +257,8 @@ static bitlm_status open_session(bl_probe *probe, int32_t threads, const bitlm_h
     return status;
 }
 
-bitlm_status bl_probe_open(bitlm_model *model, const int32_t *ids, int64_t n, int32_t threads, const bitlm_host *host,
-                           bl_probe **out, bitlm_error *error) {
+bitlm_status bl_probe_open(bitlm_model *model, const int32_t *ids, int64_t n, int32_t threads, int keep_layers,
+                           const bitlm_host *host, bl_probe **out, bitlm_error *error) {
     bl_alloc alloc = bl_alloc_from_host(host);
     bl_probe *probe = bl_calloc(&alloc, 1, sizeof *probe);
     bitlm_status status = BITLM_OK;
@@ -279,7 +281,8 @@ bitlm_status bl_probe_open(bitlm_model *model, const int32_t *ids, int64_t n, in
     probe->ids = take(probe, n, sizeof *probe->ids, &status, error);
     probe->windows = take(probe, probe->n_windows, sizeof *probe->windows, &status, error);
     probe->p = take(probe, n, (size_t)m->vocab_size * sizeof *probe->p, &status, error);
-    probe->x = take(probe, n * (m->n_layers + 1), (size_t)width * sizeof *probe->x, &status, error);
+    if (keep_layers)
+        probe->x = take(probe, n * (m->n_layers + 1), (size_t)width * sizeof *probe->x, &status, error);
     probe->entropy = take(probe, n, sizeof *probe->entropy, &status, error);
     probe->logits = take(probe, ROWS, (size_t)m->vocab_size * sizeof *probe->logits, &status, error);
     probe->positions = take(probe, size, sizeof *probe->positions, &status, error);

@@ -11,10 +11,10 @@ typedef struct bl_probe bl_probe;
 
 /* Tokens that are run together: a multiple of these begins anew. */
 int64_t bl_probe_window(const bitlm_model *model);
-/* Runs ids (n) through the model, window by window, and keeps its distributions and what each layer begins
- * with.  The model must have a head.  NOMEM, LIMIT, CANCELED, …; host lends poll and memory until bl_probe_free. */
-bitlm_status bl_probe_open(bitlm_model *model, const int32_t *ids, int64_t n, int32_t threads, const bitlm_host *host,
-                           bl_probe **probe, bitlm_error *error);
+/* Runs ids (n) through the model, window by window, and keeps its distributions and, with keep_layers, what each layer
+ * begins with: without, bl_probe_run takes no `first` but 0.  The model must have a head.  NOMEM, LIMIT, CANCELED, …; host lends poll and memory until bl_probe_free. */
+bitlm_status bl_probe_open(bitlm_model *model, const int32_t *ids, int64_t n, int32_t threads, int keep_layers,
+                           const bitlm_host *host, bl_probe **probe, bitlm_error *error);
 void bl_probe_free(bl_probe *probe);
 /* The first layer that the tensor of this name reaches: 0 .. n_layers (the head); -1: it is not one that can be
  * exchanged. */

@@ -5,7 +5,8 @@
  *   choose    the types with the least sum of these errors within a budget: by dynamic programming over sizes in a unit
  *             that depends on the model and the types alone, so that a greater budget never has a greater sum: a divisor
  *             of all sizes where it is not too small, else what they are rounded up to
- *   check     the divergence of all chosen changes together; for a greatest error the budget is bisected on it
+ *   check     the divergence of all chosen changes together; for a greatest error the budget is bisected on it; within
+ *             a budget the choice is one of several candidates, which are measured on tokens that no choice was made by
  *   write     bitlm_convert, with the choices
  *
  * The sum is a model of the truth: good where errors are small, too low where most of a model is ternary.  Both are
@@ -20,6 +21,8 @@
 #define UNITS 131072            /* of size, that all tensors as they are take */
 #define KEY_BYTES 1024          /* more than the keys that a converted file gains */
 #define ALIGNMENT 32            /* of tensors in a written file */
+#define CHECK_TOKENS 1024       /* that candidates for a budget are measured on, or more */
+#define CHECK_LEAST 256         /* with fewer left in the text, the tokens that errors were measured on serve again */
 
 typedef unsigned long long ull; /* for messages */
 
@@ -50,6 +53,7 @@ typedef struct job {
     bitlm_convert_options convert; /* of the plan, then of the output */
     int32_t types[MAX_TYPES];
     int n_types;
+    unsigned left_out;          /* bits of types that choose() does without */
     item *items;
     uint64_t n, unit;
     uint64_t fixed;             /* bytes of the file that are not the items' */
@@ -111,14 +115,17 @@ static bitlm_status check_options(job *j) {
     return read_types(j);
 }
 
-/* The text's first tokens, the model's BOS before each window where its texts begin with one. */
-static bitlm_status read_text(job *j, int32_t **out, int64_t *n_out) {
+static int32_t tokens_wanted(const job *j) { return j->options->tokens ? j->options->tokens : 256; }
+
+/* `wanted` tokens of the text after the first `skip`, or all that are left; the model's BOS before each window where its
+ * texts begin with one. */
+static bitlm_status read_text(job *j, int64_t skip, int64_t wanted, int32_t **out, int64_t *n_out) {
     bitlm_text text = j->options->text;
-    int64_t wanted = j->options->tokens ? j->options->tokens : 256, window = bl_probe_window(j->model), n = 0;
+    int64_t window = bl_probe_window(j->model), n = 0;
     int32_t frame[8], bos = -1;
     size_t n_ids = 0, n_frame = 0;
     /* No token is longer than a few hundred bytes; so the beginning is enough, cut where a character ends. */
-    text.length = BL_MIN(text.length, (size_t)wanted * 256 + 64);
+    text.length = BL_MIN(text.length, (size_t)(skip + wanted) * 256 + 64);
     while (text.length < j->options->text.length && text.length > 0 && ((uint8_t)text.data[text.length] & 0xc0) == 0x80)
         text.length--;
     if (bitlm_tokenize(j->model, "", 0, BITLM_TOKENS_FRAME, j->host, frame, BL_COUNT(frame), &n_frame, NULL) == BITLM_OK &&
@@ -133,7 +140,7 @@ static bitlm_status read_text(job *j, int32_t **out, int64_t *n_out) {
     framed = bl_malloc(&j->alloc, (n_ids + n_ids / 15 + 2) * sizeof *ids);
     status = ids && framed ? bitlm_tokenize(j->model, text.data, text.length, 0, j->host, ids, n_ids, &n_ids, j->error)
                            : bl_error_nomem(j->error, n_ids * 2 * sizeof *ids, "the text's tokens");
-    for (int64_t i = 0; i < BL_MIN((int64_t)n_ids, wanted) && !status; i++) {
+    for (int64_t i = skip; i < BL_MIN((int64_t)n_ids, skip + wanted) && !status; i++) {
         if (bos >= 0 && n % window == 0)
             framed[n++] = bos;
         framed[n++] = ids[i];
@@ -146,6 +153,24 @@ static bitlm_status read_text(job *j, int32_t **out, int64_t *n_out) {
     return status;
 }
 
+/* The probe of `wanted` tokens after the first `skip`, in place of the one that there is; with fewer than `least` nothing
+ * changes. */
+static bitlm_status open_probe(job *j, int64_t skip, int64_t wanted, int64_t least, int keep_layers) {
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    bitlm_status status = read_text(j, skip, wanted, &ids, &n);
+    if (!status && n >= least) {
+        bl_probe_free(j->probe);
+        j->probe = NULL;
+        status = bl_probe_open(j->model, ids, n, j->options->threads ? j->options->threads : bl_physical_cores(), keep_layers,
+                               j->host, &j->probe, j->error);
+    }
+    bl_free(&j->alloc, ids);
+    j->plan.pool = j->probe ? bl_probe_pool(j->probe) : NULL;
+    j->plan.poll = j->probe ? bl_probe_poll(j->probe) : NULL;
+    return status;
+}
+
 /* ---- the tensors and their candidates ------------------------------------------------------------------ */
 
 static uint64_t common_divisor(uint64_t a, uint64_t b) {
@@ -155,6 +180,12 @@ static uint64_t common_divisor(uint64_t a, uint64_t b) {
         b = rest;
     }
     return a;
+}
+
+/* Of one candidate for a budget, in layers that are run over as many tokens as errors are measured on. */
+static double check_work(const job *j) {
+    int32_t tokens = tokens_wanted(j);
+    return (double)(j->model->n_layers + 1) * BL_MAX(CHECK_TOKENS, tokens) / tokens;
 }
 
 static bitlm_status list_items(job *j) {
@@ -204,6 +235,8 @@ static bitlm_status list_items(job *j) {
         j->least += least;
         j->most += it->c[it->n - 1].units;
     }
+    if (j->options->budget_bytes)
+        j->total += check_work(j) * 2 * j->n_types;
     return status;
 }
 
@@ -254,7 +287,15 @@ static bitlm_status measure(job *j) {
 
 /* ---- choosing ------------------------------------------------------------------------------------------ */
 
-/* chosen of each item: the least sum of errors in at most `budget` units, of these the least size. */
+static int is_left_out(const job *j, int32_t type) {
+    for (int i = 0; i < j->n_types; i++)
+        if (j->types[i] == type && j->left_out >> i & 1)
+            return 1;
+    return 0;
+}
+
+/* chosen of each item: the least sum of errors in at most `budget` units, of these the least size.  Without the types
+ * that are left out there may be no choice: then the sum is infinite. */
 static bitlm_status choose(job *j, uint64_t budget, double *sum) {
     uint64_t width = BL_MIN(budget, j->most) + 1;
     double *best = bl_malloc(&j->alloc, (size_t)width * sizeof *best), *next = bl_malloc(&j->alloc, (size_t)width * sizeof *next);
@@ -273,7 +314,7 @@ static bitlm_status choose(job *j, uint64_t budget, double *sum) {
             next[u] = INFINITY;
             taken[i * width + u] = 0;
             for (int k = 0; k < it->n; k++) {
-                if (it->c[k].units > u)
+                if (it->c[k].units > u || (k + 1 < it->n && is_left_out(j, it->c[k].type)))
                     continue;
                 double error = best[u - it->c[k].units] + it->c[k].error;
                 if (error < next[u]) {
@@ -291,7 +332,7 @@ static bitlm_status choose(job *j, uint64_t budget, double *sum) {
         if (best[u] < best[at])
             at = u;
     *sum = best[at];
-    for (uint64_t i = j->n; i-- > 0;) {
+    for (uint64_t i = j->n; i-- > 0 && *sum < INFINITY;) {
         j->items[i].chosen = taken[i * width + at];
         at -= j->items[i].c[j->items[i].chosen].units;
     }
@@ -328,57 +369,89 @@ static bitlm_status measure_choice(job *j, double *divergence, double *nll) {
     return status ? status : back;
 }
 
-/* The candidate of a type, or the last: as it is. */
-static int candidate_of(const item *it, int32_t type) {
-    int k = 0;
-    while (k + 1 < it->n && it->c[k].type != type)
-        k++;
-    return k;
-}
+/* The best of the candidates so far. */
+typedef struct best {
+    int *chosen;                /* (n), when found */
+    int found;
+    double error, sum, nll;
+} best;
 
-/* The sum of errors is only a model of the truth, and small errors of few tokens are noise: one type throughout, where it
- * fits, is measured too and taken if it is better. */
-static bitlm_status try_one_type(job *j, int32_t type, double *nll, bitlm_quantize_result *r) {
-    uint64_t bytes = j->fixed;
-    double sum = 0, divergence, other;
-    int *before = bl_malloc(&j->alloc, (size_t)j->n * sizeof *before + 1);
-    if (!before)
-        return bl_error_nomem(j->error, (size_t)j->n * sizeof *before, "the choice of types");
-    for (uint64_t i = 0; i < j->n; i++) {
-        item *it = &j->items[i];
-        before[i] = it->chosen;
-        it->chosen = candidate_of(it, type);
-        bytes += padded(it->c[it->chosen].bytes);
-        sum += it->c[it->chosen].error;
-    }
-    bitlm_status status = BITLM_OK;
-    int fits = bytes <= j->options->budget_bytes;
-    if (fits)
-        status = measure_choice(j, &divergence, &other);
-    if (fits && !status && divergence < r->error) {
-        r->error = divergence;
-        r->predicted_error = sum;
-        *nll = other;
-    } else {
+static bitlm_status try_choice(job *j, double sum, best *b) {
+    double error, nll;
+    int same = b->found;
+    for (uint64_t i = 0; i < j->n && same; i++)
+        same = j->items[i].chosen == b->chosen[i];
+    if (same)
+        return BITLM_OK;
+    bitlm_status status = measure_choice(j, &error, &nll);
+    if (!status && (!b->found || error < b->error)) {
+        b->found = 1;
+        b->error = error;
+        b->sum = sum;
+        b->nll = nll;
         for (uint64_t i = 0; i < j->n; i++)
-            j->items[i].chosen = before[i];
+            b->chosen[i] = j->items[i].chosen;
     }
-    bl_free(&j->alloc, before);
     return status;
 }
 
+/* One type throughout, where it fits. */
+static bitlm_status try_one_type(job *j, int32_t type, best *b) {
+    uint64_t bytes = j->fixed;
+    double sum = 0;
+    for (uint64_t i = 0; i < j->n; i++) {
+        item *it = &j->items[i];
+        for (it->chosen = 0; it->chosen + 1 < it->n && it->c[it->chosen].type != type;)
+            it->chosen++;
+        bytes += padded(it->c[it->chosen].bytes);
+        sum += it->c[it->chosen].error;
+    }
+    return bytes <= j->options->budget_bytes ? try_choice(j, sum, b) : BITLM_OK;
+}
+
+static double bits(int32_t id) {
+    const bl_tensor_type *type = bl_tensor_type_find(id);
+    return (double)type->block_bytes / type->block;
+}
+
+/* The sum of errors is only a model of the truth: too low where coarse types' errors add up, and the least of many noisy
+ * sums.  So the choices without the coarsest type, without the two coarsest, … and one type throughout are candidates
+ * too, and all are measured on other tokens. */
 static bitlm_status choose_by_budget(job *j, bitlm_quantize_result *r) {
-    uint64_t budget = j->options->budget_bytes, least = j->fixed + j->least * j->unit;
-    double nll = 0;
-    if (budget < least)
+    uint64_t budget = j->options->budget_bytes, lowest = j->fixed + j->least * j->unit;
+    int64_t tokens = tokens_wanted(j);
+    double ignored, nll, sum;
+    best b = {0};
+    if (budget < lowest)
         return FAIL(j, BITLM_LIMIT, "budget_bytes is %llu, but with these types the model takes at least %llu bytes",
-                    (ull)budget, (ull)least);
-    bitlm_status status = choose(j, (budget - j->fixed) / j->unit, &r->predicted_error);
+                    (ull)budget, (ull)lowest);
+    b.chosen = bl_malloc(&j->alloc, (size_t)j->n * sizeof *b.chosen + 1);
+    if (!b.chosen)
+        return bl_error_nomem(j->error, (size_t)j->n * sizeof *b.chosen, "the choice of types");
+    bitlm_status status = open_probe(j, tokens, BL_MAX(CHECK_TOKENS, tokens), CHECK_LEAST, 0);
     if (!status)
-        status = measure_choice(j, &r->error, &nll);
-    for (int i = 0; i < j->n_types && !status; i++)
-        status = try_one_type(j, j->types[i], &nll, r);
-    r->perplexity = status ? 0 : exp(nll);
+        status = bl_probe_run(j->probe, 0, &ignored, &nll, j->error);
+    if (!status)
+        r->source_perplexity = exp(nll);
+    for (int i = 0; i < j->n_types && !status; i++) {
+        status = choose(j, (budget - j->fixed) / j->unit, &sum);
+        if (!status && sum < INFINITY)
+            status = try_choice(j, sum, &b);
+        if (!status)
+            status = try_one_type(j, j->types[i], &b);
+        step(j, 2 * check_work(j));
+        int coarsest = -1;
+        for (int k = 0; k < j->n_types; k++)
+            if (!(j->left_out >> k & 1) && (coarsest < 0 || bits(j->types[k]) < bits(j->types[coarsest])))
+                coarsest = k;
+        j->left_out |= 1u << coarsest;
+    }
+    for (uint64_t i = 0; i < j->n && !status; i++)
+        j->items[i].chosen = b.chosen[i];
+    r->error = b.error;
+    r->predicted_error = b.sum;
+    r->perplexity = status ? 0 : exp(b.nll);
+    bl_free(&j->alloc, b.chosen);
     return status;
 }
 
@@ -470,8 +543,6 @@ static bitlm_status try_output(job *j, const char *output, size_t length) {
 static bitlm_status run(job *j, const char *source, size_t source_length, const char *output, size_t output_length,
                         bitlm_quantize_result *r) {
     bitlm_options open;
-    int32_t *ids = NULL;
-    int64_t n = 0;
     double divergence, nll;
     bitlm_options_init(&open);
     bitlm_status status = check_options(j);
@@ -484,17 +555,11 @@ static bitlm_status run(job *j, const char *source, size_t source_length, const 
     if (j->model->builtin || !j->model->head.data)
         return FAIL(j, BITLM_UNSUPPORTED, "%s is no file of a model that foretells text, so there is nothing to measure errors by",
                     j->model->path);
-    status = read_text(j, &ids, &n);
-    if (!status)
-        status = bl_probe_open(j->model, ids, n, j->options->threads ? j->options->threads : bl_physical_cores(), j->host,
-                               &j->probe, j->error);
-    bl_free(&j->alloc, ids);
-    if (status)
-        return status;
     j->plan.gguf = j->model->gguf;
     j->plan.mapping = j->model->mapping;
-    j->plan.pool = bl_probe_pool(j->probe);
-    j->plan.poll = bl_probe_poll(j->probe);
+    status = open_probe(j, 0, tokens_wanted(j), 0, 1);
+    if (status)
+        return status;
     status = list_items(j);
     if (!status)
         status = bl_probe_run(j->probe, 0, &divergence, &nll, j->error);

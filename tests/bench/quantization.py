@@ -2,12 +2,14 @@
 
     make
     python3 tests/bench/quantization.py MODEL.gguf TEXT [--calibration TEXT2 --budgets 60000000,80000000]
-    python3 tests/bench/quantization.py MODEL.gguf TEXT --calibration TEXT2 --equal q4_0,q4_1 [--types q4_0,q4_1,q8_0]
+    python3 tests/bench/quantization.py MODEL.gguf TEXT --calibration TEXT2 --equal q4_0,q4_1,q4_0+q8_0 [--types q4_0,q4_1,q8_0]
+    python3 tests/bench/quantization.py core/builtin/bitlm-story.gguf TEXT --calibration TEXT2 --as-is --equal i2_s+q4_0
 
 MODEL is written in each type by `bitlm quantize` into a temporary folder and scored by `bitlm perplexity` on the
 first --max-tokens of TEXT; with --budgets also with a type for each tensor, chosen by errors measured on --tokens of
-TEXT2.  --equal: for each type all layers, embedding and head in it, and beside it the types chosen for a file of the same
-size (1,024 bytes more, which the planner keeps for keys).  Float means F16: of a model that is quantized already, its weights as the numbers they stand for.
+TEXT2.  --equal: for each type all layers, embedding and head in it (with LAYERS+EMBEDDING two types), and beside it the
+types chosen for a file of the same size (1,024 bytes more, which the planner keeps for keys).  Float means F16: of a model
+that is quantized already, its weights as the numbers they stand for; --as-is starts from MODEL itself instead.
 """
 import argparse
 import os
@@ -61,22 +63,27 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--budgets", default="")
     parser.add_argument("--equal", default="")
+    parser.add_argument("--as-is", action="store_true")
     parser.add_argument("--types", default="q2_0,q4_0,q8_0")
     args = parser.parse_args()
     print("| | bytes of the file | bits a weight | perplexity |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         out, source = os.path.join(folder, "out.gguf"), os.path.join(folder, "float.gguf")
-        run("quantize", "--type", "f16", "--embedding-type", "f16", args.model, source)
         row("as it came", args.model, args)
-        row("float, F16", source, args)
+        if args.as_is:
+            source = args.model
+        else:
+            run("quantize", "--type", "f16", "--embedding-type", "f16", args.model, source)
+            row("float, F16", source, args)
         for name, options in [] if args.equal else TYPES:
             run("quantize", *options, source, out)
             row(name, out, args)
         for budget in filter(None, args.budgets.split(",")):
             hybrid(int(budget), source, out, args)
         for kind in filter(None, args.equal.split(",")):
-            run("quantize", "--type", kind, "--embedding-type", kind, source, out)
-            row(f"all {kind.upper()}", out, args)
+            layers, embedding = (kind.split("+") * 2)[:2]
+            run("quantize", "--type", layers, "--embedding-type", embedding, source, out)
+            row(f"all {layers.upper()}" + f", embedding {embedding.upper()}" * ("+" in kind), out, args)
             hybrid(os.path.getsize(out) + 1024, source, out, args)
 
 

@@ -157,6 +157,20 @@ def test_not_worse_than_one_type(where, tmp_path, kind):
     assert 0 < errors[1] <= errors[0]
 
 
+def test_candidates_are_measured_on_other_tokens(where, tmp_path):
+    """Errors come from the text's first tokens, the choice among candidates from those after them, where there are enough."""
+    def measured(text):
+        (tmp_path / "text").write_text(text)
+        return figures(run("--budget-bytes", 200_000, "--tokens", 64, "--text", tmp_path / "text", where / "m.gguf",
+                           tmp_path / "q.gguf"))[:2]
+
+    first = "A fox and a crow met at the well one morning, and neither would drink first. " * 4
+    short = measured(first)
+    assert measured(first + "Nobody.") == short
+    (error, total), (other, same) = (measured(first + rest * 40) for rest in ("The king ate an egg. ", "Rain fell on seven mills. "))
+    assert total == same == short[1] and error != other and error != short[0]
+
+
 def test_error_is_held(where, tmp_path):
     sizes = []
     for limit in (2.0, 0.5, 0.05, 0.005, 0.0005):

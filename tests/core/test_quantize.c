@@ -75,7 +75,7 @@ START_TEST(probe_agrees_with_a_converted_file) {
     int checked = 0;
     double divergence, nll, most = 0;
     make_folder();
-    ck_assert_int_eq(bl_probe_open(m, ids, N_IDS, 2, NULL, &probe, &error), BITLM_OK);
+    ck_assert_int_eq(bl_probe_open(m, ids, N_IDS, 2, 1, NULL, &probe, &error), BITLM_OK);
     bitlm_convert_options options;
     bitlm_convert_options_init(&options);
     bl_plan plan = {.alloc = bl_alloc_from_host(NULL), .options = &options, .type = -1, .embedding_type = -1, .error = &error,
