@@ -43,16 +43,31 @@ typedef struct rows16 {
     int64_t stride;
 } rows16;
 
+/* The address, which gcc may not take apart: it would keep each of sixteen rows' in a register, and has too few. */
+INLINE const uint8_t *whole(const uint8_t *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
+/* Byte `at` of rows 0, 4, 8 and 12. */
+INLINE void fourths(rows16 row, int64_t at, const uint8_t **p) {
+    p[0] = whole(row.at + at);
+    p[1] = whole(p[0] + 4 * row.stride);
+    p[2] = whole(p[0] + 8 * row.stride);
+    p[3] = whole(p[1] + 8 * row.stride);
+}
+
 /* Four dwords at `at` of each row: out[i] has dword i of row r in lane r. */
 INLINE void columns(rows16 row, int64_t at, __m512i *out) {
-    const uint8_t *p0 = row.at + at, *p4 = p0 + 4 * row.stride, *p8 = p4 + 4 * row.stride, *p12 = p8 + 4 * row.stride;
+    const uint8_t *p[4];
     __m512i a[4], b[4];
+    fourths(row, at, p);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* quarter q: row 4q + i */
-        a[i] = _mm512_castsi128_si512(load128(p0 + i * row.stride));
-        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x00f0, load128(p4 + i * row.stride));
-        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x0f00, load128(p8 + i * row.stride));
-        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0xf000, load128(p12 + i * row.stride));
+        a[i] = _mm512_castsi128_si512(load128(p[0] + i * row.stride));
+        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x00f0, load128(p[1] + i * row.stride));
+        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x0f00, load128(p[2] + i * row.stride));
+        a[i] = _mm512_mask_broadcast_i32x4(a[i], 0xf000, load128(p[3] + i * row.stride));
     }
     b[0] = _mm512_unpacklo_epi32(a[0], a[1]);
     b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
@@ -66,14 +81,15 @@ INLINE void columns(rows16 row, int64_t at, __m512i *out) {
 
 /* Eight dwords at `at` of each row, for fewer loads a dword. */
 INLINE void columns8(rows16 row, int64_t at, __m512i *out) {
-    const uint8_t *p = row.at + at, *p8 = p + 8 * row.stride;
+    const uint8_t *p[4];
     __m512i a[8], b[8];
+    fourths(row, at, p);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* a half: rows i and 4 + i, or 8 + i and 12 + i */
-        a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load256(p + i * row.stride)),
-                                  load256(p + (4 + i) * row.stride), 1);
-        a[4 + i] = _mm512_inserti64x4(_mm512_castsi256_si512(load256(p8 + i * row.stride)),
-                                      load256(p8 + (4 + i) * row.stride), 1);
+        a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load256(p[0] + i * row.stride)),
+                                  load256(p[1] + i * row.stride), 1);
+        a[4 + i] = _mm512_inserti64x4(_mm512_castsi256_si512(load256(p[2] + i * row.stride)),
+                                      load256(p[3] + i * row.stride), 1);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -164,9 +180,11 @@ INLINE void end_group(const sink *k, int g, __m512 d, __m512 m) {
 /* The half at `at` of each row. */
 INLINE __m512 halves(rows16 row, int64_t at) {
     uint16_t h[ROWS] BL_ALIGNED(32);
+    const uint8_t *p[4];
+    fourths(row, at, p);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
-        memcpy(&h[r], row.at + r * row.stride + at, sizeof h[r]);
+        memcpy(&h[r], p[r / 4] + r % 4 * row.stride, sizeof h[r]);
     }
     return _mm512_cvtph_ps(load256(h));
 }

@@ -16,8 +16,8 @@
  * 4^p; a lane's sum overflows where the result itself would (k > 5 million).  The activations are brought into
  * the planes' order once a call, and two rows share their loads.
  *
- * A few tokens: planes are shifted down, once for all tokens, and each pair of row and token has one sum.  Sixteen
- * such sums become the lanes of one vector; a row whose activations pass the first cache is met in pieces.
+ * A few tokens: planes are shifted down, once for all tokens, and each pair of row and token has one sum.  Five to eight
+ * tokens: sixteen such sums become the lanes of one vector; a row whose activations pass the first cache is met in pieces.
  *
  * Many tokens (prefill): a panel of 64 rows is expanded to a byte a code, a piece of 256 weights at a time,
  * transposed so that the 16 lanes of a vector are 16 rows and each holds four neighbouring weights; a dword of
@@ -285,32 +285,28 @@ INLINE void rows_of_tokens(__m512i *v) {
     }
 }
 
-/* y of 16 rows from their sums, (row, room) with room for 4 or 8 tokens. */
-INLINE void finish_few(int room, int n_tok, const int32_t *sums, __mmask16 there, const int32_t *xsum,
-                       const float *factor, float *y, int64_t ldy) {
-    const __m512i order4 = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i order8 = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+/* y of a token's 16 rows from their sums. */
+INLINE void finish16(__m512i sum, int32_t xsum, float factor, __mmask16 there, float *y) {
+    sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(xsum));
+    _mm512_mask_storeu_ps(y, there, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(factor)));
+}
+
+/* y of 16 rows from their sums, (row, 8 tokens). */
+INLINE void finish_by_rows(int n_tok, const int32_t *sums, __mmask16 there, const int32_t *xsum, const float *factor,
+                           float *y, int64_t ldy) {
+    const __m512i order = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
     __m512i v[8];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* quarter t: token t of rows 4i .. 4i+3 */
-        const int32_t *four = sums + 4 * i * room;
-        if (room == 4) {
-            v[i] = _mm512_permutexvar_epi32(order4, _mm512_load_si512(four));
-        } else {
-            __m512i a = _mm512_load_si512(four), b = _mm512_load_si512(four + 16);
-            v[i] = _mm512_permutex2var_epi32(a, order8, b);
-            v[4 + i] = _mm512_permutex2var_epi32(a, _mm512_add_epi32(order8, _mm512_set1_epi32(4)), b);
-        }
+        __m512i a = _mm512_load_si512(sums + 32 * i), b = _mm512_load_si512(sums + 32 * i + 16);
+        v[i] = _mm512_permutex2var_epi32(a, order, b);
+        v[4 + i] = _mm512_permutex2var_epi32(a, _mm512_add_epi32(order, _mm512_set1_epi32(4)), b);
     }
     rows_of_tokens(v);
-    if (room == 8) {
-        rows_of_tokens(v + 4);
-    }
+    rows_of_tokens(v + 4);
 #pragma GCC unroll 8
     for (int t = 0; t < n_tok; t++) {
-        __m512i sum = _mm512_sub_epi32(v[t], _mm512_set1_epi32(xsum[t]));
-        __m512 out = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(factor[t]));
-        _mm512_mask_storeu_ps(y + t * ldy, there, out);
+        finish16(v[t], xsum[t], factor[t], there, y + t * ldy);
     }
 }
 
@@ -325,18 +321,18 @@ INLINE void few_tokens(int32_t type, int rows, int n_tok, const uint8_t *w, int6
     if (type == BL_TYPE_TQ1_0) {
         load_trit_tables(&t);
     }
-    const int room = 16 / rows;
     const int64_t n = k / 256, most = FEW_CACHED / (64 * plane_count(type) * n_tok);
     const int64_t pieces = BL_MAX((n + most - 1) / most, 1), each = (n + pieces - 1) / pieces;
-    const int64_t ahead = (AHEAD + row_bytes - 1) / row_bytes * row_bytes - AHEAD; /* the same piece, rows later */
-    int32_t sums[FEW_ROWS * 8] BL_ALIGNED(64);
+    /* To the same piece some rows later. */
+    const int64_t ahead = pieces == 1 ? 0 : (AHEAD + row_bytes - 1) / row_bytes * row_bytes - AHEAD;
+    int32_t sums[FEW_ROWS * FEW] BL_ALIGNED(64); /* four rows at once: (token, row), else (row, token) */
     for (int64_t chunk = r0; chunk < r1; chunk += FEW_ROWS) {
         const int64_t end = BL_MIN(chunk + FEW_ROWS, r1);
         for (int64_t begin = 0; begin == 0 || begin < n; begin += BL_MAX(each, 1)) {
             const int64_t stop = BL_MIN(begin + each, n);
             for (int64_t r = chunk; r < end; r += rows) {
                 const uint8_t *row[4];
-                __m512i acc[4][FEW], all[16];
+                __m512i acc[4][FEW];
 #pragma GCC unroll 4
                 for (int j = 0; j < rows; j++) {
                     row[j] = w + BL_MIN(r + j, r1 - 1) * row_bytes;
@@ -361,21 +357,36 @@ INLINE void few_tokens(int32_t type, int rows, int n_tok, const uint8_t *w, int6
                         ask_rest(row[j] + ahead, n, row_bytes);
                     }
                 }
+                if (rows == 4) {
 #pragma GCC unroll 4
-                for (int j = 0; j < rows; j++) {
-#pragma GCC unroll 8
-                    for (int u = 0; u < room; u++) {
-                        all[j * room + u] = u < n_tok ? acc[j][u] : _mm512_setzero_si512();
+                    for (int u = 0; u < n_tok; u++) {
+                        __m128i *to = (__m128i *)(sums + u * FEW_ROWS + (r - chunk));
+                        __m128i sum = sum4(acc[0][u], acc[1][u], acc[2][u], acc[3][u]);
+                        _mm_store_si128(to, begin == 0 ? sum : _mm_add_epi32(sum, _mm_load_si128(to)));
                     }
+                } else {
+                    int32_t *to = sums + (r - chunk) * FEW;
+                    __m512i all[2 * FEW];
+#pragma GCC unroll 16
+                    for (int i = 0; i < 2 * FEW; i++) {
+                        all[i] = i % FEW < n_tok ? acc[i / FEW][i % FEW] : _mm512_setzero_si512();
+                    }
+                    __m512i sum = sum16_epi32(all);
+                    _mm512_store_si512(to, begin == 0 ? sum : _mm512_add_epi32(sum, _mm512_load_si512(to)));
                 }
-                int32_t *to = sums + (r - chunk) * room;
-                __m512i sum = sum16_epi32(all);
-                _mm512_store_si512(to, begin == 0 ? sum : _mm512_add_epi32(sum, _mm512_load_si512(to)));
             }
         }
         for (int64_t r = chunk; r < end; r += 16) {
             __mmask16 there = (__mmask16)((1u << BL_MIN(end - r, 16)) - 1);
-            finish_few(room, n_tok, sums + (r - chunk) * room, there, xsum, factor, y + r, ldy);
+            if (rows == 4) {
+#pragma GCC unroll 4
+                for (int u = 0; u < n_tok; u++) {
+                    __m512i sum = _mm512_load_si512(sums + u * FEW_ROWS + (r - chunk));
+                    finish16(sum, xsum[u], factor[u], there, y + u * ldy + r);
+                }
+            } else {
+                finish_by_rows(n_tok, sums + (r - chunk) * FEW, there, xsum, factor, y + r, ldy);
+            }
         }
     }
 }

@@ -79,6 +79,7 @@ static void q6_k_8_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q6_
 static void q6_k_64_2(const bl_kernels *k, int64_t turn) { group_2(k, BL_TYPE_Q6_K, turn, 64, 32); }
 static void g_tq2_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_TQ2_0, turn, 1024, 1); }
 static void g_q1_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q1_0, turn, 1024, 1); }
+static void g_q2_0_1(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q2_0, turn, 1024, 1); }
 static void q8_0_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q8_0, turn, 64, 64); }
 static void q4_k_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q4_K, turn, 64, 64); }
 static void q6_k_64(const bl_kernels *k, int64_t turn) { group(k, BL_TYPE_Q6_K, turn, 64, 64); }
@@ -285,6 +286,7 @@ static const measure measures[] = {
     {"group_i8/Q6_K 32 tokens x 2", q6_k_64_2, BYTES(6.5625, 64), OPS(64, 64), 2},
     {"group_i8/TQ2_0 1 token, cold", g_tq2_0_1, BYTES(2.0625, 1024), OPS(1024, 1), 1},
     {"group_i8/Q1_0 1 token, cold", g_q1_0_1, BYTES(1.125, 1024), OPS(1024, 1), 1},
+    {"group_i8/Q2_0 1 token, cold", g_q2_0_1, BYTES(2.25, 1024), OPS(1024, 1), 1},
     {"group_i8/Q8_0 64 tokens", q8_0_64, BYTES(8.5, 64), OPS(64, 64), 2},
     {"group_i8/Q4_K 64 tokens", q4_k_64, BYTES(4.5, 64), OPS(64, 64), 2},
     {"group_i8/Q6_K 64 tokens", q6_k_64, BYTES(6.5625, 64), OPS(64, 64), 2},
