@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "search/codes.h"
+
 void bls_filter_init(bls_filter *filter)
 {
     memset(filter, 0, sizeof *filter);
@@ -373,7 +375,6 @@ static void keep_term(const bls_image *image, const bls_filter_term *term, uint6
 uint32_t bls_filter_block(const bls_filter *filter, const bls_image *image, uint64_t *bits)
 {
     size_t words = BLS_FILTER_WORDS(image->n), i;
-    uint32_t count = 0;
 
     if (filter->nothing) {
         memset(bits, 0, words * sizeof *bits);
@@ -382,7 +383,5 @@ uint32_t bls_filter_block(const bls_filter *filter, const bls_image *image, uint
     rowid_bits(filter, image, bits);
     for (i = 0; i < filter->n_terms; i++)
         keep_term(image, &filter->terms[i], bits);
-    for (i = 0; i < words; i++)
-        count += (uint32_t)__builtin_popcountll(bits[i]);
-    return count;
+    return (uint32_t)bl_bits_set((const uint8_t *)bits, (uint64_t)words * 64);
 }

@@ -16,6 +16,15 @@ int64_t bl_codes_below(const uint8_t *query, const uint8_t *codes, int64_t n, in
     return bl_kernels_usual()->hamming_below(query, codes, n, bytes, below, rows, distances);
 }
 
+uint64_t bl_bits_set(const uint8_t *filter, uint64_t n) {
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < n / 64; i++)
+        count += (uint64_t)__builtin_popcountll(bl_read_u64(filter + i * 8));
+    for (uint64_t i = n / 64 * 64; i < n; i++)
+        count += filter[i / 8] >> (i % 8) & 1u;
+    return count;
+}
+
 double bitlm_similarity(const void *a, const void *b, size_t n) {
     if (n == 0)
         return 1.0;

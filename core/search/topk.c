@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/pool.h"
+#include "search/codes.h"
 #include "search/search.h"
 
 #define TILE_BYTES 131072     /* of codes; a quarter of a second-level cache */
@@ -45,14 +46,7 @@ static void search_tile(void *arg, int64_t tile, int thread) {
 }
 
 static uint64_t count_passing(const uint8_t *filter, uint64_t n) {
-    uint64_t count = 0;
-    if (!filter)
-        return n;
-    for (uint64_t i = 0; i < n / 64; i++)
-        count += (uint64_t)__builtin_popcountll(bl_read_u64(filter + i * 8));
-    for (uint64_t i = n / 64 * 64; i < n; i++)
-        count += filter[i / 8] >> (i % 8) & 1u;
-    return count;
+    return filter ? bl_bits_set(filter, n) : n;
 }
 
 static bitlm_status check(const void *codes, size_t n, size_t code_bytes, const void *queries, size_t n_queries,

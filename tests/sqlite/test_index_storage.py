@@ -606,3 +606,46 @@ def test_kill_9(path):
         assert not told or max(have) >= told[-1]  # what was committed is there
         check(db)
         db.close()
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+MEMORY = """
+import re, sys
+sys.path.insert(0, sys.argv[1])
+from conftest import connect
+def anonymous():  # KiB
+    return int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read()).group(1))
+connections = [connect(sys.argv[2]) for _ in range(6)]
+for c in connections:
+    c.execute("PRAGMA cache_size = -100")
+    c.execute("SELECT v FROM v_config").fetchall()
+kib = [anonymous()]
+for c in connections:
+    assert c.execute("SELECT n FROM v WHERE code MATCH zeroblob(1024) AND k = 1").fetchall() == [(7,)]
+    kib.append(anonymous())
+print(*kib)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(SLACK > 1, reason="sanitizers keep freed memory")
+@pytest.mark.parametrize("cache_mb", [4096, 1])
+def test_connections_share_one_copy_of_the_blocks(path, cache_mb):
+    """8 MiB of codes: the first connection that searches reads them, the others find them; under a limit they do not stay."""
+    db = connect(path)
+    db.execute("CREATE VIRTUAL TABLE v USING bitlm_index(bits=8192, n INTEGER, cache_mb=%d)" % cache_mb)
+    with_transaction(db, lambda: db.execute(
+        "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 8192) "
+        "INSERT INTO v(code, n) SELECT iif(n = 7, zeroblob(1024), randomblob(1024)), n FROM i"))
+    db.close()
+    done = subprocess.run([sys.executable, "-c", MEMORY, os.path.dirname(os.path.abspath(__file__)), path],
+                          stdout=subprocess.PIPE, text=True, check=True)
+    before, first, *others = [int(k) / 1024 for k in done.stdout.split()]
+    print("MiB", before, first, others)
+    if cache_mb == 4096:
+        assert first - before > 7
+        assert max(others) - first < 4  # half a copy for five more connections
+    else:
+        assert max(first, *others) - before < 5

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import COMMAND, ROOT, connect, one
+from conftest import COMMAND, EXTENSION, ROOT, connect, one
 
 TOPICS = ["a letter from the tax office", "mend a flat tyre", "carrot soup with salt", "the dog sleeps", "rain all day",
           "a train to the sea", "toothache at night", "birthday cake", "water the plants", "a quiet library"]
@@ -254,6 +254,35 @@ def test_files_connections_and_reading_only(tmp_path):
     other.execute("ATTACH ? AS x", (path,))
     assert other.execute(query.replace("s(", "x.s(")).fetchall()[:3] == rows[1:]
     assert json.loads(one(other, "SELECT bitlm_search_info('x.s')"))["rows"] == 9
+
+
+def test_dump_and_backup_are_the_same_table(tmp_path):
+    path, copy = str(tmp_path / "s.db"), str(tmp_path / "copy.db")
+    db = connect(path)
+    db.execute("CREATE VIRTUAL TABLE s USING bitlm_search(title, body, lang UNINDEXED)")
+    fill(db, 12)
+    db.execute("CREATE TABLE notes(id INTEGER PRIMARY KEY, body)")
+    db.execute("INSERT INTO notes VALUES (7, 'the cat purrs')")
+    db.execute("CREATE VIRTUAL TABLE n USING bitlm_search(body, content='notes', content_rowid='id')")
+    db.execute("INSERT INTO n(n) VALUES ('rebuild')")
+    ask = lambda db: [db.execute("SELECT rowid, rank, title, chunk, lang FROM s('rain')").fetchall(),
+                      db.execute("SELECT rowid, rank, body FROM n('a pet')").fetchall()]
+    want = ask(db)
+    other = sqlite3.connect(str(tmp_path / "backup.db"))
+    db.backup(other)
+    other.close()
+    db.close()
+    shell = lambda file, script: subprocess.run(["sqlite3", "-cmd", ".load " + EXTENSION, file], input=script,
+                                                capture_output=True, text=True, check=True).stdout
+    shell(copy, shell(path, ".dump\n"))
+    for file in (copy, str(tmp_path / "backup.db")):
+        db = connect(file)
+        assert ask(db) == want
+        check(db)
+        check(db, "n")
+        db.execute("INSERT INTO s(body) VALUES ('rain again')")
+        assert info(db)["rows"] == 13 and info(db)["embedded"] == 1
+        db.close()
 
 
 def test_rename_and_drop_leave_nothing(s):
