@@ -256,6 +256,26 @@ def test_files_connections_and_reading_only(tmp_path):
     assert json.loads(one(other, "SELECT bitlm_search_info('x.s')"))["rows"] == 9
 
 
+def test_optimize_joins_blocks_and_changes_no_answer(s):
+    fill(s, 600)
+    s.execute("DELETE FROM s WHERE rowid % 3 > 0")
+    for i in range(3):  # between the others: blocks of their own or split ones
+        s.execute("INSERT INTO s(rowid, body) VALUES (?, ?)", (30 * i + 2, "a quiet library %d" % i))
+    ask = lambda: [s.execute("SELECT rowid, rank FROM s(?)", (query,)).fetchall() for query in ("rain", "my wheel lost its air")]
+    blocks = lambda: s.execute("SELECT count(*), sum(n) FROM s_blocks").fetchone()
+    want, before = ask(), blocks()
+    s.execute("INSERT INTO s(s) VALUES ('optimize')")
+    assert ask() == want and len(want[0]) == 203
+    after = blocks()
+    assert after[0] <= before[0] and after[1] == before[1]
+    check(s)
+    s.execute("BEGIN")
+    s.execute("INSERT INTO s(s) VALUES ('optimize')")
+    s.execute("ROLLBACK")
+    assert ask() == want
+    check(s)
+
+
 def test_dump_and_backup_are_the_same_table(tmp_path):
     path, copy = str(tmp_path / "s.db"), str(tmp_path / "copy.db")
     db = connect(path)
