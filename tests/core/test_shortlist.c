@@ -146,6 +146,7 @@ static bitlm_status run(bitlm_session *s, const bitlm_text *prompts, size_t n, c
         counted->kept += s->head.n_kept;
         counted->whole += s->head.n_whole;
     }
+    bitlm_options_clear(&o);
     if (status != BITLM_DONE)
         snprintf(out->text, sizeof out->text, "%s", why.text);
     return status;
