@@ -155,6 +155,24 @@ static uint32_t near_row(void *context, size_t block, const bls_image *image, ui
     return bound(a->search, a->heap, *a->n_heap);
 }
 
+/* A block's image, NULL if no row of it can pass the filter, and how many do (which ones: s->bits). */
+static int look_at(const bls_search *search, size_t block, scratch *s, bls_image **image, uint32_t *n, int *pinned)
+{
+    int64_t first, last;
+    int rc;
+
+    *image = NULL;
+    if (search->filter) {
+        bls_store_range(search->store, block, &first, &last);
+        if (!bls_filter_may_touch(search->filter, first, last))
+            return SQLITE_OK;
+    }
+    rc = bls_store_peek(search->store, block, image, pinned);
+    if (rc == SQLITE_OK && *image)
+        *n = search->filter ? bls_filter_block(search->filter, *image, s->bits) : (*image)->n;
+    return rc;
+}
+
 /* 1 in *done if the hits are complete; else there are none. */
 static int ask(bls_state *state, const bls_search *search, bls_cover *cover, uint64_t rows, const uint8_t *query,
                bls_hit *heap, size_t *n_heap, scratch *s, int *done)
@@ -162,7 +180,6 @@ static int ask(bls_state *state, const bls_search *search, bls_cover *cover, uin
     size_t n_blocks = bls_store_blocks(search->store), block;
     asked a = {search, heap, n_heap, s, SIZE_MAX};
     bls_image *image;
-    int64_t first, last;
     int rc, pinned, answer;
     uint32_t n;
 
@@ -170,15 +187,11 @@ static int ask(bls_state *state, const bls_search *search, bls_cover *cover, uin
     for (block = 0; block < n_blocks; block++) {
         if (bls_cover_has(cover, block))
             continue;
-        bls_store_range(search->store, block, &first, &last);
-        if (search->filter && !bls_filter_may_touch(search->filter, first, last))
-            continue;
-        rc = bls_store_peek(search->store, block, &image, &pinned);
+        rc = look_at(search, block, s, &image, &n, &pinned);
         if (rc != SQLITE_OK)
             return rc;
         if (!image)
             continue;
-        n = search->filter ? bls_filter_block(search->filter, image, s->bits) : image->n;
         if (n)
             scan(search, image, block, n, query, heap, n_heap, s);
         if (pinned)
@@ -213,23 +226,16 @@ static int scan_all(bls_state *state, const bls_search *search, const uint8_t *d
                     scratch *s)
 {
     size_t n_blocks = bls_store_blocks(search->store), block, q, unpolled = 0;
-    int64_t first, last;
     bls_image *image;
     uint32_t n;
     int rc, pinned;
 
     for (block = 0; block < n_blocks; block++) {
-        if (search->filter) {
-            bls_store_range(search->store, block, &first, &last);
-            if (!bls_filter_may_touch(search->filter, first, last))
-                continue;
-        }
-        rc = bls_store_peek(search->store, block, &image, &pinned);
+        rc = look_at(search, block, s, &image, &n, &pinned);
         if (rc != SQLITE_OK)
             return rc;
         if (!image)
             continue;
-        n = search->filter ? bls_filter_block(search->filter, image, s->bits) : image->n;
         for (q = 0; q < search->n_queries && n; q++)
             if (!done[q])
                 scan(search, image, block, n, search->queries + q * search->code_bytes, hits + q * search->k,
