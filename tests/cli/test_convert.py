@@ -352,18 +352,30 @@ def test_interrupt_leaves_nothing(tmp_path):
     subprocess.run([BITLM, "synth", "--shape", "100m", "--type", "f16", source], check=True, timeout=120)
     out = tmp_path / "out" / "m.gguf"
     out.parent.mkdir()
-    for wait in (0.05, 0.2, 0.4):
+    whole = time.monotonic()
+    subprocess.run([BITLM, "convert", "--type", "q4_k", source, out], check=True, timeout=120)
+    whole = time.monotonic() - whole
+    out.unlink()
+
+    def stopped_after(wait, number):
         child = subprocess.Popen([BITLM, "convert", "--type", "q4_k", source, out], stderr=subprocess.PIPE)
         time.sleep(wait)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         _, err = child.communicate(timeout=20)
-        assert child.returncode == 130 and err == b"", (child.returncode, err)
+        if child.returncode == 0:  # it was done by then: the whole file stands there
+            out.unlink()
+            return False
+        stopped = (130, -number) if number == signal.SIGINT else (-number,)  # -SIGINT: before it set its handler
+        assert child.returncode in stopped and err == b"", (child.returncode, err)
         assert os.listdir(out.parent) == []
-    child = subprocess.Popen([BITLM, "convert", "--type", "q4_k", source, out])
-    time.sleep(0.2)
-    child.kill()
-    child.wait()
-    assert os.listdir(out.parent) == []
+        return True
+
+    for number in (signal.SIGINT, signal.SIGKILL):
+        for part in (0.1, 0.3, 0.6):
+            wait = part * whole
+            while not stopped_after(wait, number):
+                wait /= 2
+                assert wait > 0.01, "no conversion was stopped in its midst"
 
 
 def test_full_disk_leaves_what_was_there(folders, tmp_path):
