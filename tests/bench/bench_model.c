@@ -17,8 +17,9 @@
  * median, least and greatest.
  *
  * By itself: `memory` prints what this process and a second one on the same model hold; `turns:T` answers each
- * line of standard input, "decode SECONDS" or "prefill N", with tokens a second; `texts:T` embeds the lines up to
- * an empty one and answers with texts a second.
+ * line of standard input, "decode SECONDS" or "prefill N", with tokens a second, and "limit" with those that decoding
+ * would reach if only reading the weights took time; `texts:T` embeds the lines up to an empty one and answers with
+ * texts a second.
  *
  * What lies in the cache before a depth is the keys and values of 256 tokens over and over: as fast as any, and
  * there at once.  Called by tests/bench/bench_models.py and bench_peers.py,
@@ -154,18 +155,27 @@ static double kv_per_token(int32_t type) {
     return cells * ((double)model->head_dim * bits / 8 + (bits <= 8 ? 4 : 0));
 }
 
-static void describe(void) {
+static bitlm_memory_parts parts_of_model(void) {
     bitlm_memory_parts p = {.size = sizeof p};
     bitlm_error why = {.size = sizeof why};
     bitlm_options o;
     bitlm_options_init(&o);
     o.n_ctx = 16;
     must(bitlm_memory(model, &o, &p, &why), &why);
+    return p;
+}
+
+static uint64_t head_bytes(const bitlm_memory_parts *p) { return p->head_bytes ? p->head_bytes : p->embedding_bytes; }
+
+/* What a token has to read, without the cache. */
+static uint64_t token_bytes(const bitlm_memory_parts *p) { return p->layer_bytes + p->norm_bytes + head_bytes(p); }
+
+static void describe(void) {
+    bitlm_memory_parts p = parts_of_model();
     printf("{\"file_bytes\":%llu,\"parameters\":%llu,\"token_bytes\":%llu,\"head_bytes\":%llu,\"token_ops\":%.0f,"
            "\"kv_f16\":%.0f,\"kv_int8\":%.0f,\"weight_type\":\"%s\",\"kernels\":\"%s\",\"context\":%lld}\n",
            (unsigned long long)p.file_bytes, (unsigned long long)p.n_parameters,
-           (unsigned long long)(p.layer_bytes + p.norm_bytes + (p.head_bytes ? p.head_bytes : p.embedding_bytes)),
-           (unsigned long long)(p.head_bytes ? p.head_bytes : p.embedding_bytes), layer_ops(), kv_per_token(BITLM_KV_F16),
+           (unsigned long long)token_bytes(&p), (unsigned long long)head_bytes(&p), layer_ops(), kv_per_token(BITLM_KV_F16),
            kv_per_token(BITLM_KV_INT8), model->weight_type, model->kernels->name, (long long)model->context_length);
 }
 
@@ -430,18 +440,25 @@ static void run_open(measure *m) {
     model = NULL;
 }
 
-static void run_limits(measure *m) {
+/* As many bytes as the model's file has, up to ANON_MOST, and their number. */
+static uint8_t *anonymous_memory(size_t *bytes) {
     static uint8_t *anonymous;
+    *bytes = BL_MIN((size_t)model->mapping.size, ANON_MOST) / 4096 * 4096;
+    if (!anonymous) {
+        anonymous = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (anonymous == MAP_FAILED)
+            die("the limits", "out of memory");
+        memset(anonymous, 1, *bytes);
+    }
+    return anonymous;
+}
+
+static void run_limits(measure *m) {
     static const char *const names[2][2 + LIMIT_N_INT8] = {
         {"mapped GB/s 1", "anonymous GB/s 1", "maddubs GOP/s 1", "vnni256 GOP/s 1", "vnni512 GOP/s 1", "amx GOP/s 1"},
         {"mapped GB/s 2", "anonymous GB/s 2", "maddubs GOP/s 2", "vnni256 GOP/s 2", "vnni512 GOP/s 2", "amx GOP/s 2"}};
-    size_t bytes = BL_MIN((size_t)model->mapping.size, ANON_MOST) / 4096 * 4096;
-    if (!anonymous) {
-        anonymous = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (anonymous == MAP_FAILED)
-            die("the limits", "out of memory");
-        memset(anonymous, 1, bytes);
-    }
+    size_t bytes;
+    const uint8_t *anonymous = anonymous_memory(&bytes);
     for (int threads = 1; threads <= 2; threads++) {
         add(m, names[threads - 1][0], limit_read_threads(model->mapping.data, model->mapping.size, threads));
         add(m, names[threads - 1][1], limit_read_threads(anonymous, bytes, threads));
@@ -506,6 +523,16 @@ static int print_memory(int second) {
     return 0;
 }
 
+/* Tokens a second if nothing but reading the weights and the head took time. */
+static double decode_limit(int threads) {
+    size_t bytes;
+    const uint8_t *anonymous = anonymous_memory(&bytes);
+    bitlm_memory_parts p = parts_of_model();
+    double mapped = limit_read_threads(model->mapping.data, model->mapping.size, threads);
+    double other = limit_read_threads(anonymous, bytes, threads);
+    return BL_MAX(mapped, other) * 1e9 / (double)token_bytes(&p);
+}
+
 /* Does what each line of standard input says and answers with a rate, so that somebody can take turns. */
 static int take_turns(int threads) {
     char line[100];
@@ -522,6 +549,9 @@ static int take_turns(int threads) {
             bitlm_text text = text_of(prompt);
             m.session->n_cached = 0;
             rate = m.n / generate(m.session, &text, 1, 1, 1, NULL).first;
+        } else if (strcmp(line, "limit\n") == 0) {
+            prompt = NULL;
+            rate = decode_limit(threads);
         } else {
             double begin = now(), spent = 0;
             int made = 0;

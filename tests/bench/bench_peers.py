@@ -92,10 +92,11 @@ def beside_llama(bench, program, shape, kind, module):
         except (ValueError, RuntimeError) as why:
             print(f"peers: llama.cpp does not load {path}: {why}")
             return
-        ours, rates = Ours(program, path, threads), {"decode": ([], []), f"prefill {PROMPT}": ([], [])}
+        ours, rates, limits = Ours(program, path, threads), {"decode": ([], []), f"prefill {PROMPT}": ([], [])}, []
         for attempt in range(int(TRIES) + 1):
             turn = {"decode": (ours.rate("decode"), theirs.decode()),
                     f"prefill {PROMPT}": (ours.rate(f"prefill {PROMPT}"), theirs.prefill())}
+            limits.append(ours.rate("limit"))
             for what, pair in turn.items():
                 if attempt:  # the first turn warms up
                     for side, value in zip(rates[what], pair):
@@ -104,6 +105,7 @@ def beside_llama(bench, program, shape, kind, module):
         for what, (a, b) in rates.items():
             figures[f"{what}, {threads}T, tokens"] = {"bitlm": summary(a), name: summary(b)}
             ratios[f"{what} {threads}T bitlm / llama.cpp"] = ratio(a, b)
+        figures[f"decode, {threads}T, tokens"]["limit"] = summary(limits)
         del theirs
     bench.keep("peers", shape, kind, "", {"model": {}, "figures": {**figures, "ratios": ratios}})
     bench.drop(path)
