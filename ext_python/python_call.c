@@ -1,8 +1,8 @@
 /* python_call.c - the way in and out of the core: cancelling, errors, options, texts.
  *
  * Cancelling: the core polls every few milliseconds.  Python runs signal handlers on its main
- * thread only, so only that thread takes the GIL in a poll, at most every 20 ms; others read a
- * flag, and look at a threading.Event if the call was given one.
+ * thread only, so only that thread takes the GIL in a poll, at most every 20 ms; others read
+ * flags, and look at a threading.Event if the call was given one.
  *
  * Called by every file of ext_python. */
 #include <errno.h>
@@ -32,7 +32,7 @@ static int32_t poll_host(void *context) {
     blpy_host *h = context;
     uint64_t now;
     int stop = 0;
-    if (atomic_load_explicit((_Atomic int32_t *)&h->cancel, memory_order_relaxed))
+    if (h->cancel || (h->stop && atomic_load_explicit((const _Atomic int32_t *)h->stop, memory_order_relaxed)))
         return 1;
     if (!h->saved || (!h->on_main && !h->event))
         return 0;
@@ -66,7 +66,7 @@ int blpy_begin(blpy_host *h, PyObject *event) {
     h->event = event && event != Py_None ? event : NULL;
     h->by_event = 0;
     h->checked_ns = now_ns();
-    atomic_store((_Atomic int32_t *)&h->cancel, 0);
+    h->cancel = 0;
     if (h->event) {
         int set = event_is_set(h->event);
         if (set < 0)

@@ -1,7 +1,7 @@
 /* python_index.c - bitlm.topk and bitlm._bitlm.IndexCore, the index of codes under bitlm.Index.
  *
- * Both end in lists of (row or id, distance).  A change of an index that another thread searches waits
- * for it without the GIL, where the core says BUSY. */
+ * Both end in lists of (row or id, distance).  A call on an index that another thread changes, and a change
+ * while others search, wait for their turn without the GIL, where the core says BUSY. */
 #include <string.h>
 #include <unistd.h>
 
@@ -26,6 +26,17 @@ static int wait_turn(blpy_host *h, bitlm_status *status) {
         return 0;
     }
     return 1;
+}
+
+/* After a call that took no time and gave up no GIL: 1 if it found the index being changed and is to be tried
+ * again, -1 with a signal handler's exception. */
+static int again(bitlm_status status) {
+    if (status != BITLM_BUSY)
+        return 0;
+    Py_BEGIN_ALLOW_THREADS
+    usleep(200);
+    Py_END_ALLOW_THREADS
+    return PyErr_CheckSignals() < 0 ? -1 : 1;
 }
 
 /* ---- arguments and results ------------------------------------------------------------------ */
@@ -237,9 +248,15 @@ static PyObject *index_open(PyObject *type, PyObject *args) {
 
 static void index_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     bitlm_index_free(((index_object *)object)->core);
     type->tp_free(object);
     Py_DECREF(type);
+}
+
+static int index_traverse(PyObject *object, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(object));
+    return 0;
 }
 
 static int describe(PyObject *object, bitlm_index_info *info) {
@@ -357,16 +374,21 @@ static PyObject *index_get(PyObject *object, PyObject *id_object) {
     PyObject *code;
     bitlm_error error;
     bitlm_status status;
+    int more;
     if ((id == -1 && PyErr_Occurred()) || describe(object, &info) < 0)
         return NULL;
     code = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)info.code_bytes);
     if (!code)
         return NULL;
     blpy_error_init(&error);
-    status = bitlm_index_get(self->core, id, PyBytes_AS_STRING(code), &error);
+    do
+        status = bitlm_index_get(self->core, id, PyBytes_AS_STRING(code), &error);
+    while ((more = again(status)) > 0);
     if (!status)
         return code;
     Py_DECREF(code);
+    if (more < 0)
+        return NULL;
     if (status == BITLM_ARG)
         PyErr_SetString(PyExc_KeyError, error.text);
     else
@@ -378,6 +400,7 @@ static PyObject *index_get(PyObject *object, PyObject *id_object) {
 static PyObject *index_ids(PyObject *object, PyObject *args) {
     index_object *self = (index_object *)object;
     Py_ssize_t first, n;
+    int more;
     size_t got = 0, i;
     int64_t *ids;
     PyObject *list = NULL;
@@ -389,10 +412,12 @@ static PyObject *index_ids(PyObject *object, PyObject *args) {
     if (!ids)
         return PyErr_NoMemory();
     blpy_error_init(&error);
-    status = bitlm_index_ids(self->core, first > 0 ? (uint64_t)first : 0, ids, n > 0 ? (size_t)n : 0, &got, &error);
-    if (status)
+    do
+        status = bitlm_index_ids(self->core, first > 0 ? (uint64_t)first : 0, ids, n > 0 ? (size_t)n : 0, &got, &error);
+    while ((more = again(status)) > 0);
+    if (status && more == 0)
         blpy_raise(state_of(object), NULL, status, &error);
-    else
+    else if (!status)
         list = PyList_New((Py_ssize_t)got);
     for (i = 0; list && i < got; i++) {
         PyObject *id = PyLong_FromLongLong(ids[i]);
@@ -505,6 +530,7 @@ static PyMethodDef index_methods[] = {
 static PyType_Slot index_slots[] = {
     {Py_tp_new, index_new},
     {Py_tp_dealloc, index_dealloc},
+    {Py_tp_traverse, index_traverse},
     {Py_tp_methods, index_methods},
     {Py_tp_doc, PyDoc_STR("An index of codes, under bitlm.Index.")},
     {0, NULL},
@@ -513,7 +539,7 @@ static PyType_Slot index_slots[] = {
 static PyType_Spec index_spec = {
     .name = "bitlm._bitlm.IndexCore",
     .basicsize = sizeof(index_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = index_slots,
 };
 
