@@ -64,7 +64,14 @@ void blpy_error_init(bitlm_error *error);
  * -1 with an exception; else the caller clears the options. */
 int blpy_options(blpy_state *state, bitlm_options *options, PyObject *base, PyObject *call);
 
-/* A sequence of str as texts.  *keep owns them; *texts is PyMem memory.  -1 with an exception. */
+/* Converters of O&.  blpy_text: a str as bitlm_text, valid while the str lives; blpy_size: an int as Py_ssize_t, one
+ * that is too large as the nearest. */
+int blpy_text(PyObject *object, void *text);
+int blpy_size(PyObject *object, void *size);
+/* An int as int64; ValueError with `what` if it is none of 64 bits. */
+int blpy_int64(PyObject *object, const char *what, int64_t *out);
+
+/* An iterable of str as texts.  *keep owns them; *texts is PyMem memory.  -1 with an exception. */
 int blpy_texts(PyObject *sequence, PyObject **keep, bitlm_text **texts, Py_ssize_t *n);
 /* A sequence of int or a buffer of int32 as ids (PyMem memory). */
 int blpy_ids(PyObject *sequence, int32_t **ids, Py_ssize_t *n);

@@ -177,8 +177,7 @@ static PyObject *array_construct(PyTypeObject *type, PyObject *args, PyObject *k
         goto fail;
     }
     if (width_object != Py_None) {
-        width = PyLong_AsSsize_t(width_object);
-        if (width == -1 && PyErr_Occurred())
+        if (!blpy_size(width_object, &width))
             goto fail;
     } else if (view.ndim == 2) {
         width = view.shape[1] * view.itemsize / item;

@@ -57,7 +57,7 @@ static int read_ids(PyObject *object, int64_t **ids, Py_ssize_t *n) {
     if (!*ids)
         PyErr_NoMemory();
     for (i = 0; *ids && i < *n && !PyErr_Occurred(); i++)
-        (*ids)[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i));
+        blpy_int64(PyTuple_GET_ITEM(tuple, i), "id", *ids + i);
     Py_DECREF(tuple);
     if (!PyErr_Occurred())
         return 0;
@@ -127,7 +127,7 @@ static PyObject *fn_topk(PyObject *module, PyObject *args) {
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
-    if (!PyArg_ParseTuple(args, "OOnO", &query_object, &code_object, &k, &only_object) || positive_k(k) < 0 ||
+    if (!PyArg_ParseTuple(args, "OOO&O", &query_object, &code_object, blpy_size, &k, &only_object) || positive_k(k) < 0 ||
         blpy_same_model(state, query_object, code_object) < 0 || blpy_bytes(query_object, &queries, "the query") < 0)
         return NULL;
     if (blpy_bytes(code_object, &codes, "codes") < 0) {
@@ -347,6 +347,10 @@ static PyObject *index_remove(PyObject *object, PyObject *id_object) {
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
+    if (id_object == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "ids are None, but must be an int or an iterable of int");
+        return NULL;
+    }
     if (read_ids(id_object, &ids, &n) < 0)
         return NULL;
     blpy_host_init(&host, state);
@@ -375,7 +379,12 @@ static PyObject *index_get(PyObject *object, PyObject *id_object) {
     bitlm_error error;
     bitlm_status status;
     int more;
-    if ((id == -1 && PyErr_Occurred()) || describe(object, &info) < 0)
+    if (id == -1 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError))
+            PyErr_Format(PyExc_KeyError, "the index has no id %R", id_object);
+        return NULL;
+    }
+    if (describe(object, &info) < 0)
         return NULL;
     code = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)info.code_bytes);
     if (!code)
@@ -443,7 +452,7 @@ static PyObject *index_search(PyObject *object, PyObject *args) {
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
-    if (!PyArg_ParseTuple(args, "OnO", &query_object, &k, &only_object) || positive_k(k) < 0 ||
+    if (!PyArg_ParseTuple(args, "OO&O", &query_object, blpy_size, &k, &only_object) || positive_k(k) < 0 ||
         describe(object, &info) < 0 || blpy_bytes(query_object, &queries, "the query") < 0)
         return NULL;
     if (rows_of(&queries, (Py_ssize_t)info.code_bytes, "the query", &n) < 0 ||

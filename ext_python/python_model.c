@@ -328,8 +328,7 @@ PyMethodDef blpy_memory_methods[] = {
 static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
-    const char *text;
-    Py_ssize_t length;
+    bitlm_text text;
     unsigned int flags;
     size_t capacity, n = 0, i;
     int32_t *ids = NULL;
@@ -338,7 +337,7 @@ static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     bitlm_status status;
     blpy_host host;
     PyObject *list = NULL;
-    if (!PyArg_ParseTuple(args, "s#I", &text, &length, &flags))
+    if (!PyArg_ParseTuple(args, "O&I", blpy_text, &text, &flags))
         return NULL;
     blpy_host_init(&host, state);
     if (blpy_begin(&host, NULL) < 0)
@@ -347,14 +346,14 @@ static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     if (!model)
         return NULL;
     blpy_error_init(&error);
-    for (capacity = (size_t)length / 2 + 16;; capacity = n) {
+    for (capacity = text.length / 2 + 16;; capacity = n) {
         ids = PyMem_New(int32_t, capacity);
         if (!ids) {
             PyErr_NoMemory();
             goto end;
         }
         blpy_release(&host);
-        status = bitlm_tokenize(model, text, (size_t)length, flags, &host.host, ids, capacity, &n, &error);
+        status = bitlm_tokenize(model, text.data, text.length, flags, &host.host, ids, capacity, &n, &error);
         blpy_acquire(&host);
         if (status != BITLM_LIMIT || n <= capacity)
             break;
@@ -422,8 +421,8 @@ end:
 static PyObject *core_chunks(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
-    const char *text;
-    Py_ssize_t length, size, overlap;
+    bitlm_text text;
+    Py_ssize_t size, overlap;
     size_t capacity, n = 0, i;
     bitlm_chunk *chunks = NULL;
     bitlm_model *model;
@@ -431,7 +430,7 @@ static PyObject *core_chunks(PyObject *object, PyObject *args) {
     bitlm_status status;
     blpy_host host;
     PyObject *list = NULL;
-    if (!PyArg_ParseTuple(args, "s#nn", &text, &length, &size, &overlap))
+    if (!PyArg_ParseTuple(args, "O&O&O&", blpy_text, &text, blpy_size, &size, blpy_size, &overlap))
         return NULL;
     if (size < 1 || overlap < 0)
         return PyErr_Format(PyExc_ValueError, "size is %zd and overlap %zd, but must be at least 1 and 0", size,
@@ -443,14 +442,14 @@ static PyObject *core_chunks(PyObject *object, PyObject *args) {
     if (!model)
         return NULL;
     blpy_error_init(&error);
-    for (capacity = (size_t)length / 64 + 16;; capacity = n) {
+    for (capacity = text.length / 64 + 16;; capacity = n) {
         chunks = PyMem_New(bitlm_chunk, capacity);
         if (!chunks) {
             PyErr_NoMemory();
             goto end;
         }
         blpy_release(&host);
-        status = bitlm_chunks(model, text, (size_t)length, (size_t)size, (size_t)overlap, &host.host, chunks,
+        status = bitlm_chunks(model, text.data, text.length, (size_t)size, (size_t)overlap, &host.host, chunks,
                               capacity, &n, &error);
         blpy_acquire(&host);
         if (status != BITLM_LIMIT || n <= capacity)
@@ -676,15 +675,16 @@ static PyObject *core_classify(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
     PyObject *json, *event, *list = NULL;
-    const char *text, *labels;
-    Py_ssize_t length, labels_length;
+    const char *labels;
+    Py_ssize_t labels_length;
+    bitlm_text text;
     double *probabilities = NULL;
     bitlm_options options;
     bitlm_error error;
     bitlm_status status;
     blpy_session *s = NULL;
     size_t i;
-    if (!PyArg_ParseTuple(args, "s#y#OO", &text, &length, &labels, &labels_length, &json, &event) ||
+    if (!PyArg_ParseTuple(args, "O&y#OO", blpy_text, &text, &labels, &labels_length, &json, &event) ||
         blpy_options(state, &options, self->options, json) < 0)
         return NULL;
     blpy_error_init(&error);
@@ -702,7 +702,7 @@ static PyObject *core_classify(PyObject *object, PyObject *args) {
     if (!s || blpy_begin(&s->host, event) < 0)
         goto end;
     blpy_release(&s->host);
-    status = bitlm_classify(s->core, text, (size_t)length, &options, probabilities, &error);
+    status = bitlm_classify(s->core, text.data, text.length, &options, probabilities, &error);
     blpy_acquire(&s->host);
     if (status || PyErr_Occurred()) {
         blpy_raise(state, &s->host, status, &error);
