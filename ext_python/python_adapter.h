@@ -43,7 +43,8 @@ typedef struct blpy_host {
     blpy_state *state;
     PyThreadState *saved;   /* while the GIL is given up */
     PyObject *event;        /* the running call's threading.Event or NULL; borrowed */
-    int32_t cancel;         /* atomic: set by another thread, for example Stream.close() */
+    int32_t cancel;         /* set by a callback of this call to end it */
+    const int32_t *stop;    /* atomic: set by another thread, Stream.close(); NULL: nobody */
     int32_t on_main;        /* this thread is the one that Python runs signal handlers on */
     int32_t by_event;       /* the event was set */
     uint64_t checked_ns;
@@ -63,7 +64,14 @@ void blpy_error_init(bitlm_error *error);
  * -1 with an exception; else the caller clears the options. */
 int blpy_options(blpy_state *state, bitlm_options *options, PyObject *base, PyObject *call);
 
-/* A sequence of str as texts.  *keep owns them; *texts is PyMem memory.  -1 with an exception. */
+/* Converters of O&.  blpy_text: a str as bitlm_text, valid while the str lives; blpy_size: an int as Py_ssize_t, one
+ * that is too large as the nearest. */
+int blpy_text(PyObject *object, void *text);
+int blpy_size(PyObject *object, void *size);
+/* An int as int64; ValueError with `what` if it is none of 64 bits. */
+int blpy_int64(PyObject *object, const char *what, int64_t *out);
+
+/* An iterable of str as texts.  *keep owns them; *texts is PyMem memory.  -1 with an exception. */
 int blpy_texts(PyObject *sequence, PyObject **keep, bitlm_text **texts, Py_ssize_t *n);
 /* A sequence of int or a buffer of int32 as ids (PyMem memory). */
 int blpy_ids(PyObject *sequence, int32_t **ids, Py_ssize_t *n);
@@ -113,7 +121,7 @@ typedef struct blpy_core {
     PyObject *model_id;     /* str once computed, else NULL */
     blpy_session *idle;
     int n_idle;
-    pthread_mutex_t lock;   /* over idle and n_idle */
+    pthread_mutex_t lock;   /* over all of it: nothing here waits while it holds it */
 } blpy_core;
 
 /* An idle session of the shape that options ask for, or a new one. */
@@ -121,7 +129,8 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
 void blpy_return(blpy_core *self, blpy_session *session);
 /* str of 32 hex digits, a new reference. */
 PyObject *blpy_core_id(blpy_core *self, blpy_state *state);
-int blpy_core_open(const blpy_core *self);  /* 0 with an exception after close */
+/* The model, retained: the caller frees it.  NULL with an exception after close. */
+bitlm_model *blpy_core_model(blpy_core *self);
 int blpy_model_register(PyObject *module, blpy_state *state);
 
 PyObject *blpy_stream_new(blpy_state *state, blpy_core *core, blpy_session *session, PyObject *event);

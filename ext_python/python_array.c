@@ -75,6 +75,7 @@ int blpy_is_array(blpy_state *state, PyObject *object) {
 static void array_dealloc(PyObject *self) {
     blpy_array *a = (blpy_array *)self;
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
     if (!a->owner && !a->view.obj)
         PyMem_Free(a->data);
     if (a->view.obj)
@@ -83,6 +84,15 @@ static void array_dealloc(PyObject *self) {
     Py_XDECREF(a->model_id);
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+/* No clear: like a tuple, what an array holds stays while it lives. */
+static int array_traverse(PyObject *self, visitproc visit, void *arg) {
+    blpy_array *a = (blpy_array *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(a->owner);
+    Py_VISIT(a->view.obj);
+    return 0;
 }
 
 /* ---- from buffers ---------------------------------------------------------------------------- */
@@ -96,9 +106,16 @@ int blpy_bytes(PyObject *object, Py_buffer *view, const char *what) {
     return -1;
 }
 
+/* Whether a buffer has float32 of this machine's byte order, or plain bytes that may be some. */
+static int float_format(const Py_buffer *view) {
+    const char *format = view->format ? view->format : "B";
+    if (*format == '<' || *format == '=' || *format == '@')
+        format++;
+    return strcmp(format, "f") == 0 || strcmp(format, "B") == 0 || strcmp(format, "c") == 0;
+}
+
 int blpy_floats(PyObject *object, Py_buffer *view, float **copy, const float **values, Py_ssize_t *n,
                 const char *what) {
-    const char *format;
     *copy = NULL;
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0) {
         if (PyErr_ExceptionMatches(PyExc_TypeError))
@@ -106,10 +123,7 @@ int blpy_floats(PyObject *object, Py_buffer *view, float **copy, const float **v
                          Py_TYPE(object)->tp_name);
         return -1;
     }
-    format = view->format ? view->format : "B";
-    if (*format == '<' || *format == '=' || *format == '@')
-        format++;
-    if (strcmp(format, "f") != 0 && strcmp(format, "B") != 0 && strcmp(format, "c") != 0) {
+    if (!float_format(view)) {
         PyErr_Format(PyExc_TypeError, "%s has elements of format '%s', but must have float32 ('f')", what,
                      view->format);
         goto fail;
@@ -145,22 +159,25 @@ static PyObject *array_construct(PyTypeObject *type, PyObject *args, PyObject *k
     blpy_array *a;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OO", names, &data, &width_object, &model_id))
         return NULL;
-    if (model_id != Py_None && (!PyUnicode_Check(model_id) || PyUnicode_GET_LENGTH(model_id) != 32))
-        return PyErr_Format(PyExc_ValueError, "model_id must be a str of 32 hex digits or None");
+    if (model_id != Py_None) {
+        const char *hex = PyUnicode_Check(model_id) ? PyUnicode_AsUTF8(model_id) : "";
+        uint8_t id[16];
+        if (!hex || blpy_read_id(hex, id) < 0)
+            return NULL;
+    }
     if (PyObject_GetBuffer(data, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0)
         return NULL;
-    if (is_float && view.itemsize != item && view.itemsize != 1) {
-        PyErr_Format(PyExc_TypeError, "the buffer has elements of %zd bytes, but float32 has 4", view.itemsize);
-        goto fail;
-    }
     if (!is_float && view.itemsize != 1) {
         PyErr_Format(PyExc_TypeError, "the buffer has elements of %zd bytes, but codes are packed bytes (uint8)",
                      view.itemsize);
         goto fail;
     }
+    if (is_float && !float_format(&view)) {
+        PyErr_Format(PyExc_TypeError, "the buffer has elements of format '%.20s', but must have float32 ('f')", view.format);
+        goto fail;
+    }
     if (width_object != Py_None) {
-        width = PyLong_AsSsize_t(width_object);
-        if (width == -1 && PyErr_Occurred())
+        if (!blpy_size(width_object, &width))
             goto fail;
     } else if (view.ndim == 2) {
         width = view.shape[1] * view.itemsize / item;
@@ -207,6 +224,11 @@ static int array_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     blpy_array *a = (blpy_array *)self;
     if (flags & PyBUF_WRITABLE) {
         PyErr_SetString(PyExc_BufferError, "the memory is read-only");
+        view->obj = NULL;
+        return -1;
+    }
+    if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && a->shape[0] > 1 && a->shape[1] > 1) {
+        PyErr_SetString(PyExc_BufferError, "the memory holds one row after the other (C order)");
         view->obj = NULL;
         return -1;
     }
@@ -412,7 +434,7 @@ static PyGetSetDef vectors_getset[] = {
 
 #define SHARED_SLOTS                                                                               \
     {Py_tp_dealloc, array_dealloc}, {Py_tp_repr, array_repr}, {Py_tp_richcompare, array_compare},  \
-        {Py_tp_hash, PyObject_HashNotImplemented}, {Py_bf_getbuffer, array_getbuffer},             \
+        {Py_tp_traverse, array_traverse}, {Py_tp_hash, PyObject_HashNotImplemented}, {Py_bf_getbuffer, array_getbuffer},             \
         {Py_sq_length, array_length}, {Py_sq_item, array_item}, {Py_mp_length, array_length},      \
         {Py_mp_subscript, array_subscript}, {Py_tp_iter, PySeqIter_New}
 
@@ -444,13 +466,13 @@ static PyType_Slot vectors_slots[] = {
 static PyType_Spec codes_spec = {
     .name = "bitlm.Codes",
     .basicsize = sizeof(blpy_array),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_SEQUENCE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_SEQUENCE | Py_TPFLAGS_HAVE_GC,
     .slots = codes_slots,
 };
 static PyType_Spec vectors_spec = {
     .name = "bitlm.Vectors",
     .basicsize = sizeof(blpy_array),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_SEQUENCE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_SEQUENCE | Py_TPFLAGS_HAVE_GC,
     .slots = vectors_slots,
 };
 

@@ -1,8 +1,8 @@
 /* python_call.c - the way in and out of the core: cancelling, errors, options, texts.
  *
  * Cancelling: the core polls every few milliseconds.  Python runs signal handlers on its main
- * thread only, so only that thread takes the GIL in a poll, at most every 20 ms; others read a
- * flag, and look at a threading.Event if the call was given one.
+ * thread only, so only that thread takes the GIL in a poll, at most every 20 ms; others read
+ * flags, and look at a threading.Event if the call was given one.
  *
  * Called by every file of ext_python. */
 #include <errno.h>
@@ -32,7 +32,7 @@ static int32_t poll_host(void *context) {
     blpy_host *h = context;
     uint64_t now;
     int stop = 0;
-    if (atomic_load_explicit((_Atomic int32_t *)&h->cancel, memory_order_relaxed))
+    if (h->cancel || (h->stop && atomic_load_explicit((const _Atomic int32_t *)h->stop, memory_order_relaxed)))
         return 1;
     if (!h->saved || (!h->on_main && !h->event))
         return 0;
@@ -66,7 +66,7 @@ int blpy_begin(blpy_host *h, PyObject *event) {
     h->event = event && event != Py_None ? event : NULL;
     h->by_event = 0;
     h->checked_ns = now_ns();
-    atomic_store((_Atomic int32_t *)&h->cancel, 0);
+    h->cancel = 0;
     if (h->event) {
         int set = event_is_set(h->event);
         if (set < 0)
@@ -171,18 +171,50 @@ int blpy_options(blpy_state *state, bitlm_options *options, PyObject *base, PyOb
     return -1;
 }
 
+int blpy_text(PyObject *object, void *text) {
+    bitlm_text *out = text;
+    Py_ssize_t length;
+    if (!PyUnicode_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "the text is %.80s, but must be str", Py_TYPE(object)->tp_name);
+        return 0;
+    }
+    out->data = PyUnicode_AsUTF8AndSize(object, &length);
+    out->length = out->data ? (size_t)length : 0;
+    return out->data != NULL;
+}
+
+int blpy_size(PyObject *object, void *size) {
+    Py_ssize_t *out = size;
+    *out = PyNumber_AsSsize_t(object, NULL);
+    return !(*out == -1 && PyErr_Occurred());
+}
+
+int blpy_int64(PyObject *object, const char *what, int64_t *out) {
+    long long value = PyLong_AsLongLong(object);
+    *out = value;
+    if (value != -1 || !PyErr_Occurred())
+        return 0;
+    if (PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_Format(PyExc_ValueError, "%s %R needs more than 64 bits", what, object);
+    return -1;
+}
+
 int blpy_texts(PyObject *sequence, PyObject **keep, bitlm_text **texts, Py_ssize_t *n) {
     PyObject *tuple;
     bitlm_text *out;
     Py_ssize_t i, count;
     if (PyUnicode_Check(sequence) || PyBytes_Check(sequence)) {
-        PyErr_SetString(PyExc_TypeError, "expected a sequence of str");
+        PyErr_Format(PyExc_TypeError, "the texts are %.80s, but must be an iterable of str", Py_TYPE(sequence)->tp_name);
         return -1;
     }
     /* A tuple of our own: another thread may change a list while the GIL is given up. */
     tuple = PySequence_Tuple(sequence);
-    if (!tuple)
+    if (!tuple) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError) && !Py_TYPE(sequence)->tp_iter)
+            PyErr_Format(PyExc_TypeError, "the texts are %.80s, but must be a str or an iterable of str",
+                         Py_TYPE(sequence)->tp_name);
         return -1;
+    }
     count = PyTuple_GET_SIZE(tuple);
     out = PyMem_New(bitlm_text, (size_t)(count ? count : 1));
     if (!out) {
@@ -222,11 +254,11 @@ int blpy_ids(PyObject *sequence, int32_t **ids, Py_ssize_t *n) {
     if (!out)
         PyErr_NoMemory();
     for (i = 0; out && i < count; i++) {
-        long long id = PyLong_AsLongLong(PyTuple_GET_ITEM(fast, i));
-        if (id == -1 && PyErr_Occurred())
+        int64_t id;
+        if (blpy_int64(PyTuple_GET_ITEM(fast, i), "token", &id) < 0)
             break;
         if (id < INT32_MIN || id > INT32_MAX) {
-            PyErr_Format(PyExc_ValueError, "token %lld is outside the vocabulary", id);
+            PyErr_Format(PyExc_ValueError, "token %lld is outside the vocabulary", (long long)id);
             break;
         }
         out[i] = (int32_t)id;

@@ -1,7 +1,7 @@
 /* python_index.c - bitlm.topk and bitlm._bitlm.IndexCore, the index of codes under bitlm.Index.
  *
- * Both end in lists of (row or id, distance).  A change of an index that another thread searches waits
- * for it without the GIL, where the core says BUSY. */
+ * Both end in lists of (row or id, distance).  A call on an index that another thread changes, and a change
+ * while others search, wait for their turn without the GIL, where the core says BUSY. */
 #include <string.h>
 #include <unistd.h>
 
@@ -28,6 +28,17 @@ static int wait_turn(blpy_host *h, bitlm_status *status) {
     return 1;
 }
 
+/* After a call that took no time and gave up no GIL: 1 if it found the index being changed and is to be tried
+ * again, -1 with a signal handler's exception. */
+static int again(bitlm_status status) {
+    if (status != BITLM_BUSY)
+        return 0;
+    Py_BEGIN_ALLOW_THREADS
+    usleep(200);
+    Py_END_ALLOW_THREADS
+    return PyErr_CheckSignals() < 0 ? -1 : 1;
+}
+
 /* ---- arguments and results ------------------------------------------------------------------ */
 
 /* A sequence of int, or None, as int64.  *ids is PyMem memory, NULL for None. */
@@ -46,7 +57,7 @@ static int read_ids(PyObject *object, int64_t **ids, Py_ssize_t *n) {
     if (!*ids)
         PyErr_NoMemory();
     for (i = 0; *ids && i < *n && !PyErr_Occurred(); i++)
-        (*ids)[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i));
+        blpy_int64(PyTuple_GET_ITEM(tuple, i), "id", *ids + i);
     Py_DECREF(tuple);
     if (!PyErr_Occurred())
         return 0;
@@ -116,7 +127,7 @@ static PyObject *fn_topk(PyObject *module, PyObject *args) {
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
-    if (!PyArg_ParseTuple(args, "OOnO", &query_object, &code_object, &k, &only_object) || positive_k(k) < 0 ||
+    if (!PyArg_ParseTuple(args, "OOO&O", &query_object, &code_object, blpy_size, &k, &only_object) || positive_k(k) < 0 ||
         blpy_same_model(state, query_object, code_object) < 0 || blpy_bytes(query_object, &queries, "the query") < 0)
         return NULL;
     if (blpy_bytes(code_object, &codes, "codes") < 0) {
@@ -237,9 +248,15 @@ static PyObject *index_open(PyObject *type, PyObject *args) {
 
 static void index_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     bitlm_index_free(((index_object *)object)->core);
     type->tp_free(object);
     Py_DECREF(type);
+}
+
+static int index_traverse(PyObject *object, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(object));
+    return 0;
 }
 
 static int describe(PyObject *object, bitlm_index_info *info) {
@@ -330,6 +347,10 @@ static PyObject *index_remove(PyObject *object, PyObject *id_object) {
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
+    if (id_object == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "ids are None, but must be an int or an iterable of int");
+        return NULL;
+    }
     if (read_ids(id_object, &ids, &n) < 0)
         return NULL;
     blpy_host_init(&host, state);
@@ -357,16 +378,26 @@ static PyObject *index_get(PyObject *object, PyObject *id_object) {
     PyObject *code;
     bitlm_error error;
     bitlm_status status;
-    if ((id == -1 && PyErr_Occurred()) || describe(object, &info) < 0)
+    int more;
+    if (id == -1 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError))
+            PyErr_Format(PyExc_KeyError, "the index has no id %R", id_object);
+        return NULL;
+    }
+    if (describe(object, &info) < 0)
         return NULL;
     code = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)info.code_bytes);
     if (!code)
         return NULL;
     blpy_error_init(&error);
-    status = bitlm_index_get(self->core, id, PyBytes_AS_STRING(code), &error);
+    do
+        status = bitlm_index_get(self->core, id, PyBytes_AS_STRING(code), &error);
+    while ((more = again(status)) > 0);
     if (!status)
         return code;
     Py_DECREF(code);
+    if (more < 0)
+        return NULL;
     if (status == BITLM_ARG)
         PyErr_SetString(PyExc_KeyError, error.text);
     else
@@ -378,6 +409,7 @@ static PyObject *index_get(PyObject *object, PyObject *id_object) {
 static PyObject *index_ids(PyObject *object, PyObject *args) {
     index_object *self = (index_object *)object;
     Py_ssize_t first, n;
+    int more;
     size_t got = 0, i;
     int64_t *ids;
     PyObject *list = NULL;
@@ -389,10 +421,12 @@ static PyObject *index_ids(PyObject *object, PyObject *args) {
     if (!ids)
         return PyErr_NoMemory();
     blpy_error_init(&error);
-    status = bitlm_index_ids(self->core, first > 0 ? (uint64_t)first : 0, ids, n > 0 ? (size_t)n : 0, &got, &error);
-    if (status)
+    do
+        status = bitlm_index_ids(self->core, first > 0 ? (uint64_t)first : 0, ids, n > 0 ? (size_t)n : 0, &got, &error);
+    while ((more = again(status)) > 0);
+    if (status && more == 0)
         blpy_raise(state_of(object), NULL, status, &error);
-    else
+    else if (!status)
         list = PyList_New((Py_ssize_t)got);
     for (i = 0; list && i < got; i++) {
         PyObject *id = PyLong_FromLongLong(ids[i]);
@@ -418,7 +452,7 @@ static PyObject *index_search(PyObject *object, PyObject *args) {
     bitlm_error error;
     bitlm_status status;
     blpy_host host;
-    if (!PyArg_ParseTuple(args, "OnO", &query_object, &k, &only_object) || positive_k(k) < 0 ||
+    if (!PyArg_ParseTuple(args, "OO&O", &query_object, blpy_size, &k, &only_object) || positive_k(k) < 0 ||
         describe(object, &info) < 0 || blpy_bytes(query_object, &queries, "the query") < 0)
         return NULL;
     if (rows_of(&queries, (Py_ssize_t)info.code_bytes, "the query", &n) < 0 ||
@@ -505,6 +539,7 @@ static PyMethodDef index_methods[] = {
 static PyType_Slot index_slots[] = {
     {Py_tp_new, index_new},
     {Py_tp_dealloc, index_dealloc},
+    {Py_tp_traverse, index_traverse},
     {Py_tp_methods, index_methods},
     {Py_tp_doc, PyDoc_STR("An index of codes, under bitlm.Index.")},
     {0, NULL},
@@ -513,7 +548,7 @@ static PyType_Slot index_slots[] = {
 static PyType_Spec index_spec = {
     .name = "bitlm._bitlm.IndexCore",
     .basicsize = sizeof(index_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = index_slots,
 };
 

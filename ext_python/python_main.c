@@ -2,16 +2,13 @@
  *
  * Multi-phase initialization: each interpreter gets a module of its own with its own types and
  * state, nothing static is written, so sub-interpreters work, with a GIL of their own from 3.12
- * on.  `main` is the command (core/cli) inside this process: one run at a time. */
-#include <stdatomic.h>
-
+ * on.  `main` is the command (core/cli) inside this process: one run at a time, says core/cli. */
 #include "base/pool.h"
 #include "cli/cli.h"
 #include "python_adapter.h"
 
 /* main(argv: list[str]) -> int: the exit status of the command. */
 static PyObject *fn_main(PyObject *module, PyObject *arguments) {
-    static atomic_flag running = ATOMIC_FLAG_INIT; /* the command owns SIGINT and the streams */
     PyObject *tuple = PySequence_Tuple(arguments);
     Py_ssize_t i, n;
     PyObject *encoded = NULL;
@@ -39,14 +36,9 @@ static PyObject *fn_main(PyObject *module, PyObject *arguments) {
         argv[i] = PyBytes_AS_STRING(bytes);
     }
     argv[n] = NULL;
-    if (atomic_flag_test_and_set(&running)) {
-        PyErr_SetString(PyExc_RuntimeError, "the command is running already in this process");
-        goto end;
-    }
     Py_BEGIN_ALLOW_THREADS
     status = bl_cli_main((int)n, argv);
     Py_END_ALLOW_THREADS
-    atomic_flag_clear(&running);
 end:
     PyMem_Free(argv);
     Py_XDECREF(encoded);

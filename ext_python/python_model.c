@@ -24,20 +24,24 @@ static void session_close(blpy_session *s) {
     PyMem_RawFree(s);
 }
 
-int blpy_core_open(const blpy_core *self) {
-    if (self->model)
-        return 1;
-    PyErr_SetString(PyExc_ValueError, "the model is closed");
-    return 0;
+bitlm_model *blpy_core_model(blpy_core *self) {
+    bitlm_model *model;
+    pthread_mutex_lock(&self->lock);
+    model = self->model;
+    if (model)
+        bitlm_model_retain(model); /* another thread may close it */
+    pthread_mutex_unlock(&self->lock);
+    if (!model)
+        PyErr_SetString(PyExc_ValueError, "the model is closed");
+    return model;
 }
 
 blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_options *options) {
     bitlm_options shaped = *options; /* the texts stay the caller's */
     blpy_session **at, *s = NULL;
+    bitlm_model *model;
     bitlm_error error;
     bitlm_status status;
-    if (!blpy_core_open(self))
-        return NULL;
     if (shaped.threads == 0)
         shaped.threads = bl_physical_cores();
     pthread_mutex_lock(&self->lock);
@@ -52,8 +56,12 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     pthread_mutex_unlock(&self->lock);
     if (s)
         return s;
+    model = blpy_core_model(self);
+    if (!model)
+        return NULL;
     s = PyMem_RawCalloc(1, sizeof *s);
     if (!s) {
+        bitlm_model_free(model);
         PyErr_NoMemory();
         return NULL;
     }
@@ -65,7 +73,8 @@ blpy_session *blpy_borrow(blpy_core *self, blpy_state *state, const bitlm_option
     s->activations = shaped.activations;
     s->head = shaped.head;
     blpy_error_init(&error);
-    status = bitlm_session_open(self->model, &shaped, &s->host.host, &s->core, &error);
+    status = bitlm_session_open(model, &shaped, &s->host.host, &s->core, &error);
+    bitlm_model_free(model); /* the session holds it */
     if (status) {
         PyMem_RawFree(s);
         blpy_raise(state, NULL, status, &error);
@@ -151,12 +160,18 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 static void core_dealloc(PyObject *object) {
     blpy_core *self = (blpy_core *)object;
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     core_close(self);
     pthread_mutex_destroy(&self->lock);
     Py_XDECREF(self->options);
     Py_XDECREF(self->model_id);
     type->tp_free(object);
     Py_DECREF(type);
+}
+
+static int core_traverse(PyObject *object, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(object)); /* the rest is a str and bytes */
+    return 0;
 }
 
 static PyObject *core_close_method(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -175,13 +190,17 @@ static PyObject *core_info(PyObject *object, PyObject *Py_UNUSED(ignored)) {
     bitlm_model_info info = {.size = sizeof info};
     bitlm_error error;
     bitlm_status status;
-    if (!blpy_core_open(self))
+    bitlm_model *model = blpy_core_model(self);
+    PyObject *dict;
+    if (!model)
         return NULL;
     blpy_error_init(&error);
-    status = bitlm_model_describe(self->model, &info, &error);
-    if (status)
+    status = bitlm_model_describe(model, &info, &error);
+    if (status) {
+        bitlm_model_free(model);
         return blpy_raise(state_of(object), NULL, status, &error);
-    return Py_BuildValue("{s:N,s:N,s:N,s:i,s:i,s:i,s:i,s:i,s:s,s:K,s:K,s:s,s:s,s:s,s:s,s:s}",
+    }
+    dict = Py_BuildValue("{s:N,s:N,s:N,s:i,s:i,s:i,s:i,s:i,s:s,s:K,s:K,s:s,s:s,s:s,s:s,s:s}",
                          "can_generate", PyBool_FromLong(info.can_generate),
                          "can_embed", PyBool_FromLong(info.can_embed),
                          "can_chat", PyBool_FromLong(info.can_chat),
@@ -195,7 +214,24 @@ static PyObject *core_info(PyObject *object, PyObject *Py_UNUSED(ignored)) {
                          "n_parameters", (unsigned long long)info.n_parameters,
                          "architecture", info.architecture, "name", info.name,
                          "weight_type", info.weight_type, "activation_why", info.activation_why,
-                         "path", info.path);
+                         "path", info.path); /* the texts are the model's */
+    bitlm_model_free(model);
+    return dict;
+}
+
+/* The numbers of the model (info's texts may be gone with it).  -1 with an exception. */
+static int describe(blpy_core *self, blpy_state *state, bitlm_model_info *info) {
+    bitlm_model *model = blpy_core_model(self);
+    bitlm_error error;
+    bitlm_status status;
+    if (!model)
+        return -1;
+    blpy_error_init(&error);
+    status = bitlm_model_describe(model, info, &error);
+    bitlm_model_free(model);
+    if (status)
+        blpy_raise(state, NULL, status, &error);
+    return status ? -1 : 0;
 }
 
 PyObject *blpy_core_id(blpy_core *self, blpy_state *state) {
@@ -204,13 +240,17 @@ PyObject *blpy_core_id(blpy_core *self, blpy_state *state) {
     blpy_host host;
     uint8_t id[16];
     char hex[33];
-    bitlm_model *model;
-    if (self->model_id)
-        return Py_NewRef(self->model_id);
-    if (!blpy_core_open(self))
+    PyObject *text;
+    bitlm_model *model = blpy_core_model(self);
+    if (!model)
         return NULL;
-    model = self->model;
-    bitlm_model_retain(model); /* another thread may close it */
+    pthread_mutex_lock(&self->lock);
+    text = Py_XNewRef(self->model_id);
+    pthread_mutex_unlock(&self->lock);
+    if (text) {
+        bitlm_model_free(model);
+        return text;
+    }
     blpy_host_init(&host, state);
     blpy_error_init(&error);
     if (blpy_begin(&host, NULL) < 0) {
@@ -224,9 +264,12 @@ PyObject *blpy_core_id(blpy_core *self, blpy_state *state) {
     if (status)
         return blpy_raise(state, &host, status, &error);
     blpy_write_id(id, hex);
-    if (!self->model_id)
-        self->model_id = PyUnicode_FromStringAndSize(hex, 32);
-    return Py_XNewRef(self->model_id);
+    text = PyUnicode_FromStringAndSize(hex, 32);
+    pthread_mutex_lock(&self->lock);
+    if (text && !self->model_id)
+        self->model_id = Py_NewRef(text);
+    pthread_mutex_unlock(&self->lock);
+    return text;
 }
 
 static PyObject *core_model_id(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -243,11 +286,18 @@ static PyObject *core_memory(PyObject *object, PyObject *json) {
     bitlm_error error;
     bitlm_status status;
     char text[1000];
-    if (!blpy_core_open(self) || blpy_options(state, &options, self->options, json) < 0)
+    bitlm_model *model;
+    if (blpy_options(state, &options, self->options, json) < 0)
         return NULL;
+    model = blpy_core_model(self);
+    if (!model) {
+        bitlm_options_clear(&options);
+        return NULL;
+    }
     blpy_error_init(&error);
-    status = bitlm_memory_json(self->model, &options, text, sizeof text, &error);
+    status = bitlm_memory_json(model, &options, text, sizeof text, &error);
     bitlm_options_clear(&options);
+    bitlm_model_free(model);
     return status ? blpy_raise(state, NULL, status, &error) : PyUnicode_FromString(text);
 }
 
@@ -278,8 +328,7 @@ PyMethodDef blpy_memory_methods[] = {
 static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
-    const char *text;
-    Py_ssize_t length;
+    bitlm_text text;
     unsigned int flags;
     size_t capacity, n = 0, i;
     int32_t *ids = NULL;
@@ -288,22 +337,23 @@ static PyObject *core_tokenize(PyObject *object, PyObject *args) {
     bitlm_status status;
     blpy_host host;
     PyObject *list = NULL;
-    if (!PyArg_ParseTuple(args, "s#I", &text, &length, &flags) || !blpy_core_open(self))
+    if (!PyArg_ParseTuple(args, "O&I", blpy_text, &text, &flags))
         return NULL;
     blpy_host_init(&host, state);
     if (blpy_begin(&host, NULL) < 0)
         return NULL;
-    model = self->model;
-    bitlm_model_retain(model);
+    model = blpy_core_model(self);
+    if (!model)
+        return NULL;
     blpy_error_init(&error);
-    for (capacity = (size_t)length / 2 + 16;; capacity = n) {
+    for (capacity = text.length / 2 + 16;; capacity = n) {
         ids = PyMem_New(int32_t, capacity);
         if (!ids) {
             PyErr_NoMemory();
             goto end;
         }
         blpy_release(&host);
-        status = bitlm_tokenize(model, text, (size_t)length, flags, &host.host, ids, capacity, &n, &error);
+        status = bitlm_tokenize(model, text.data, text.length, flags, &host.host, ids, capacity, &n, &error);
         blpy_acquire(&host);
         if (status != BITLM_LIMIT || n <= capacity)
             break;
@@ -336,11 +386,14 @@ static PyObject *core_detokenize(PyObject *object, PyObject *args) {
     Py_ssize_t n;
     char *text = NULL;
     size_t capacity, length = 0;
+    bitlm_model *model;
     bitlm_error error;
     bitlm_status status;
-    if (!PyArg_ParseTuple(args, "OI", &sequence, &flags) || !blpy_core_open(self) ||
-        blpy_ids(sequence, &ids, &n) < 0)
+    if (!PyArg_ParseTuple(args, "OI", &sequence, &flags) || blpy_ids(sequence, &ids, &n) < 0)
         return NULL;
+    model = blpy_core_model(self);
+    if (!model)
+        goto end;
     blpy_error_init(&error);
     for (capacity = (size_t)n * 8 + 16;; capacity = length) {
         text = PyMem_Malloc(capacity);
@@ -348,7 +401,7 @@ static PyObject *core_detokenize(PyObject *object, PyObject *args) {
             PyErr_NoMemory();
             goto end;
         }
-        status = bitlm_detokenize(self->model, ids, (size_t)n, flags, text, capacity, &length, &error);
+        status = bitlm_detokenize(model, ids, (size_t)n, flags, text, capacity, &length, &error);
         if (status != BITLM_LIMIT || length <= capacity)
             break;
         PyMem_Free(text);
@@ -358,6 +411,7 @@ static PyObject *core_detokenize(PyObject *object, PyObject *args) {
     else
         out = PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
 end:
+    bitlm_model_free(model);
     PyMem_Free(text);
     PyMem_Free(ids);
     return out;
@@ -367,8 +421,8 @@ end:
 static PyObject *core_chunks(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
-    const char *text;
-    Py_ssize_t length, size, overlap;
+    bitlm_text text;
+    Py_ssize_t size, overlap;
     size_t capacity, n = 0, i;
     bitlm_chunk *chunks = NULL;
     bitlm_model *model;
@@ -376,7 +430,7 @@ static PyObject *core_chunks(PyObject *object, PyObject *args) {
     bitlm_status status;
     blpy_host host;
     PyObject *list = NULL;
-    if (!PyArg_ParseTuple(args, "s#nn", &text, &length, &size, &overlap) || !blpy_core_open(self))
+    if (!PyArg_ParseTuple(args, "O&O&O&", blpy_text, &text, blpy_size, &size, blpy_size, &overlap))
         return NULL;
     if (size < 1 || overlap < 0)
         return PyErr_Format(PyExc_ValueError, "size is %zd and overlap %zd, but must be at least 1 and 0", size,
@@ -384,17 +438,18 @@ static PyObject *core_chunks(PyObject *object, PyObject *args) {
     blpy_host_init(&host, state);
     if (blpy_begin(&host, NULL) < 0)
         return NULL;
-    model = self->model;
-    bitlm_model_retain(model);
+    model = blpy_core_model(self);
+    if (!model)
+        return NULL;
     blpy_error_init(&error);
-    for (capacity = (size_t)length / 64 + 16;; capacity = n) {
+    for (capacity = text.length / 64 + 16;; capacity = n) {
         chunks = PyMem_New(bitlm_chunk, capacity);
         if (!chunks) {
             PyErr_NoMemory();
             goto end;
         }
         blpy_release(&host);
-        status = bitlm_chunks(model, text, (size_t)length, (size_t)size, (size_t)overlap, &host.host, chunks,
+        status = bitlm_chunks(model, text.data, text.length, (size_t)size, (size_t)overlap, &host.host, chunks,
                               capacity, &n, &error);
         blpy_acquire(&host);
         if (status != BITLM_LIMIT || n <= capacity)
@@ -436,7 +491,7 @@ static PyObject *core_embed(PyObject *object, PyObject *args) {
     bitlm_status status;
     blpy_session *s = NULL;
     blpy_array *out = NULL;
-    if (!PyArg_ParseTuple(args, "OiOO", &sequence, &format, &json, &event) || !blpy_core_open(self) ||
+    if (!PyArg_ParseTuple(args, "OiOO", &sequence, &format, &json, &event) ||
         blpy_texts(sequence, &keep, &texts, &n) < 0)
         return NULL;
     if (blpy_options(state, &options, self->options, json) < 0) {
@@ -444,12 +499,9 @@ static PyObject *core_embed(PyObject *object, PyObject *args) {
         Py_DECREF(keep);
         return NULL;
     }
-    blpy_error_init(&error);
-    status = bitlm_model_describe(self->model, &info, &error);
-    if (status) {
-        blpy_raise(state, NULL, status, &error);
+    if (describe(self, state, &info) < 0)
         goto end;
-    }
+    blpy_error_init(&error);
     width = format == BITLM_EMBED_F32 ? info.embedding_bits : info.embedding_bits / 8;
     id = blpy_core_id(self, state);
     s = id ? blpy_borrow(self, state, &options) : NULL;
@@ -523,7 +575,7 @@ static PyObject *core_generate(PyObject *object, PyObject *args) {
     bitlm_error error;
     bitlm_status status;
     blpy_session *s = NULL;
-    if (!PyArg_ParseTuple(args, "OIOO", &sequence, &flags, &json, &event) || !blpy_core_open(self) ||
+    if (!PyArg_ParseTuple(args, "OIOO", &sequence, &flags, &json, &event) ||
         blpy_texts(sequence, &keep, &texts, &n) < 0)
         return NULL;
     if (blpy_options(state, &options, self->options, json) < 0) {
@@ -585,7 +637,7 @@ static PyObject *core_stream(PyObject *object, PyObject *args) {
     bitlm_error error;
     bitlm_status status;
     blpy_session *s = NULL;
-    if (!PyArg_ParseTuple(args, "OIOO", &sequence, &flags, &json, &event) || !blpy_core_open(self) ||
+    if (!PyArg_ParseTuple(args, "OIOO", &sequence, &flags, &json, &event) ||
         blpy_texts(sequence, &keep, &texts, &n) < 0)
         return NULL;
     if (blpy_options(state, &options, self->options, json) < 0) {
@@ -623,16 +675,17 @@ static PyObject *core_classify(PyObject *object, PyObject *args) {
     blpy_core *self = (blpy_core *)object;
     blpy_state *state = state_of(object);
     PyObject *json, *event, *list = NULL;
-    const char *text, *labels;
-    Py_ssize_t length, labels_length;
+    const char *labels;
+    Py_ssize_t labels_length;
+    bitlm_text text;
     double *probabilities = NULL;
     bitlm_options options;
     bitlm_error error;
     bitlm_status status;
     blpy_session *s = NULL;
     size_t i;
-    if (!PyArg_ParseTuple(args, "s#y#OO", &text, &length, &labels, &labels_length, &json, &event) ||
-        !blpy_core_open(self) || blpy_options(state, &options, self->options, json) < 0)
+    if (!PyArg_ParseTuple(args, "O&y#OO", blpy_text, &text, &labels, &labels_length, &json, &event) ||
+        blpy_options(state, &options, self->options, json) < 0)
         return NULL;
     blpy_error_init(&error);
     status = bitlm_options_choices(&options, labels, (size_t)labels_length, &error);
@@ -649,7 +702,7 @@ static PyObject *core_classify(PyObject *object, PyObject *args) {
     if (!s || blpy_begin(&s->host, event) < 0)
         goto end;
     blpy_release(&s->host);
-    status = bitlm_classify(s->core, text, (size_t)length, &options, probabilities, &error);
+    status = bitlm_classify(s->core, text.data, text.length, &options, probabilities, &error);
     blpy_acquire(&s->host);
     if (status || PyErr_Occurred()) {
         blpy_raise(state, &s->host, status, &error);
@@ -684,16 +737,14 @@ static PyObject *over_ids(PyObject *object, PyObject *args, int scores) {
     bitlm_status status;
     blpy_session *s = NULL;
     blpy_array *out = NULL;
-    if (!PyArg_ParseTuple(args, "OOO", &sequence, &json, &event) || !blpy_core_open(self) ||
-        blpy_ids(sequence, &ids, &n) < 0)
+    if (!PyArg_ParseTuple(args, "OOO", &sequence, &json, &event) || blpy_ids(sequence, &ids, &n) < 0)
         return NULL;
     if (blpy_options(state, &options, self->options, json) < 0) {
         PyMem_Free(ids);
         return NULL;
     }
     blpy_error_init(&error);
-    status = bitlm_model_describe(self->model, &info, &error);
-    id = blpy_core_id(self, state);
+    id = describe(self, state, &info) == 0 ? blpy_core_id(self, state) : NULL;
     s = id ? blpy_borrow(self, state, &options) : NULL;
     if (!s)
         goto end;
@@ -751,6 +802,7 @@ static PyMethodDef core_methods[] = {
 static PyType_Slot core_slots[] = {
     {Py_tp_new, core_new},
     {Py_tp_dealloc, core_dealloc},
+    {Py_tp_traverse, core_traverse},
     {Py_tp_methods, core_methods},
     {Py_tp_doc, PyDoc_STR("An open model, under bitlm.Model.")},
     {0, NULL},
@@ -759,7 +811,7 @@ static PyType_Slot core_slots[] = {
 static PyType_Spec core_spec = {
     .name = "bitlm._bitlm.Core",
     .basicsize = sizeof(blpy_core),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = core_slots,
 };
 

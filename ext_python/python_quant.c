@@ -46,13 +46,14 @@ static PyObject *run(PyObject *module, convert_fn convert, const char *scheme, P
     return blpy_raise(blpy_state_of(module), NULL, status, &error);
 }
 
-/* Rows and values of a row: the buffer's dimensions. */
-static int shape_of(PyObject *object, Py_ssize_t values, Py_ssize_t *n_rows, Py_ssize_t *k) {
+/* Rows and values of a row: the buffer's dimensions; and the bytes of an element. */
+static int shape_of(PyObject *object, Py_ssize_t values, Py_ssize_t *n_rows, Py_ssize_t *k, Py_ssize_t *item) {
     Py_buffer view;
     if (PyObject_GetBuffer(object, &view, PyBUF_STRIDES) < 0)
         return -1;
     *n_rows = view.ndim == 2 ? view.shape[0] : 1;
     *k = *n_rows ? values / *n_rows : 0;
+    *item = view.itemsize;
     PyBuffer_Release(&view);
     return 0;
 }
@@ -75,12 +76,12 @@ static PyObject *fn_quantize(PyObject *module, PyObject *args, PyObject *kwargs)
     const char *scheme;
     const float *values;
     float *copy, scale = 0.0f;
-    Py_ssize_t length, n, n_rows, k;
+    Py_ssize_t length, n, n_rows, k, item;
     Py_buffer view;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os#|f", names, &object, &scheme, &length, &scale) ||
         blpy_floats(object, &view, &copy, &values, &n, "values") < 0)
         return NULL;
-    if (shape_of(object, n, &n_rows, &k) == 0)
+    if (shape_of(object, n, &n_rows, &k, &item) == 0)
         out = new_bytes(module, scheme, length, n_rows, k);
     if (out)
         out = run(module, do_quantize, scheme, length, values, view.len, n_rows, k, scale, out,
@@ -95,13 +96,17 @@ static PyObject *fn_pack(PyObject *module, PyObject *args, PyObject *kwargs) {
     PyObject *object, *out = NULL;
     const char *scheme;
     float scale = 1.0f;
-    Py_ssize_t length, n_rows, k;
+    Py_ssize_t length, n_rows, k, item;
     Py_buffer view;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Os#|f", names, &object, &scheme, &length, &scale) ||
         blpy_bytes(object, &view, "trits") < 0)
         return NULL;
-    if (shape_of(object, view.len, &n_rows, &k) == 0)
-        out = new_bytes(module, scheme, length, n_rows, k);
+    if (shape_of(object, view.len, &n_rows, &k, &item) == 0) {
+        if (item != 1)
+            PyErr_Format(PyExc_TypeError, "trits has elements of %zd bytes, but must have int8", item);
+        else
+            out = new_bytes(module, scheme, length, n_rows, k);
+    }
     if (out)
         out = run(module, do_pack, scheme, length, view.buf, view.len, n_rows, k, scale, out, PyBytes_AS_STRING(out),
                   (size_t)PyBytes_GET_SIZE(out));

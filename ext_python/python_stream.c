@@ -2,7 +2,8 @@
  *
  * An iterator of tuples (row, n, token, finish, logprob, text) that owns a session until it is
  * exhausted, closed, or fails.  close() may come from any thread, also while __next__ runs: it
- * sets the flag that the core's poll reads, and the running __next__ gives the session back. */
+ * sets `closed`, which the core's poll reads, and the running __next__ gives the session back.
+ * Only who turns `running` from 0 to 1 touches the session, so this holds without a GIL too. */
 #include <math.h>
 #include <stdatomic.h>
 
@@ -20,20 +21,26 @@ typedef struct stream {
 static void give_back(stream *self) {
     blpy_session *s = self->session;
     self->session = NULL;
-    if (s)
-        blpy_return(self->core, s);
+    if (!s)
+        return;
+    s->host.stop = NULL;
+    blpy_return(self->core, s);
 }
 
-/* Only who turns running from 0 to 1 may touch the session. */
 static int take(stream *self) {
     int32_t expected = 0;
     return atomic_compare_exchange_strong((_Atomic int32_t *)&self->running, &expected, 1);
 }
 
+/* A close() that came after the look at `closed` and before `running` fell could not take: look again. */
 static void leave(stream *self) {
-    if (atomic_load((_Atomic int32_t *)&self->closed))
-        give_back(self);
-    atomic_store((_Atomic int32_t *)&self->running, 0);
+    int32_t closed;
+    do {
+        closed = atomic_load((_Atomic int32_t *)&self->closed);
+        if (closed)
+            give_back(self);
+        atomic_store((_Atomic int32_t *)&self->running, 0);
+    } while (!closed && atomic_load((_Atomic int32_t *)&self->closed) && take(self));
 }
 
 static PyObject *stream_next(PyObject *object) {
@@ -56,9 +63,6 @@ static PyObject *stream_next(PyObject *object) {
             PyErr_Clear(); /* the event ends a stream quietly */
         goto end;
     }
-    /* close() may have come between the test above and blpy_begin, which clears the flag. */
-    if (atomic_load((_Atomic int32_t *)&self->closed))
-        goto end;
     blpy_error_init(&error);
     blpy_release(&s->host);
     status = bitlm_generate_next(s->core, &piece, &error);
@@ -81,27 +85,33 @@ end:
 static PyObject *stream_close(PyObject *object, PyObject *Py_UNUSED(ignored)) {
     stream *self = (stream *)object;
     atomic_store((_Atomic int32_t *)&self->closed, 1);
-    if (take(self)) {
+    if (take(self)) /* else who is inside the core sees `closed` and gives the session back */
         leave(self);
-    } else {
-        /* Inside the core: the session stays until `running` falls, which needs the GIL.  Without
-         * one, the memory of a session that was just given back stays valid: it is idle or, at
-         * worst, freed, so the flag is written only while the core still runs. */
-        blpy_session *s = self->session;
-        if (s)
-            atomic_store((_Atomic int32_t *)&s->host.cancel, 1);
-    }
     Py_RETURN_NONE;
 }
 
 static void stream_dealloc(PyObject *object) {
     stream *self = (stream *)object;
     PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
     give_back(self);
     Py_XDECREF(self->event);
     Py_XDECREF(self->core);
     type->tp_free(object);
     Py_DECREF(type);
+}
+
+static int stream_traverse(PyObject *object, visitproc visit, void *arg) {
+    stream *self = (stream *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->event);
+    Py_VISIT(self->core);
+    return 0;
+}
+
+static int stream_clear(PyObject *object) {
+    Py_CLEAR(((stream *)object)->event);
+    return 0;
 }
 
 static PyObject *stream_reduce(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -115,6 +125,7 @@ PyObject *blpy_stream_new(blpy_state *state, blpy_core *core, blpy_session *sess
         return NULL;
     self->core = (blpy_core *)Py_NewRef((PyObject *)core);
     self->session = session;
+    session->host.stop = &self->closed;
     self->event = event && event != Py_None ? Py_NewRef(event) : NULL;
     return (PyObject *)self;
 }
@@ -127,6 +138,8 @@ static PyMethodDef stream_methods[] = {
 
 static PyType_Slot stream_slots[] = {
     {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, stream_next},
     {Py_tp_methods, stream_methods},
@@ -137,7 +150,7 @@ static PyType_Slot stream_slots[] = {
 static PyType_Spec stream_spec = {
     .name = "bitlm._bitlm.Stream",
     .basicsize = sizeof(stream),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_GC,
     .slots = stream_slots,
 };
 

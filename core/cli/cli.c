@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,7 @@ int bl_cli_error(bitlm_status status, const bitlm_error *error) {
 /* ---- Ctrl-C ----------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t interrupted;
+static atomic_flag running = ATOMIC_FLAG_INIT; /* the command owns SIGINT and the streams */
 
 static void on_sigint(int number) {
     (void)number;
@@ -433,6 +435,8 @@ int bl_cli_main(int argc, char **argv) {
         return bl_cli_usage("there is no command %s; `bitlm help` lists them",
                             bl_show(shown, sizeof shown, argv[1], strlen(argv[1])));
     }
+    if (atomic_flag_test_and_set(&running))
+        return bl_cli_fail("the command is running already in this process");
     /* No SA_RESTART: a read of the terminal must end, too. */
     struct sigaction ours, before;
     memset(&ours, 0, sizeof ours);
@@ -446,5 +450,6 @@ int bl_cli_main(int argc, char **argv) {
     sigaction(SIGINT, &before, NULL);
     if (fflush(stdout) != 0 && status == BL_CLI_OK)
         status = bl_cli_fail("cannot write the output: %s", strerror(errno));
+    atomic_flag_clear(&running);
     return status;
 }

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define XXH_INLINE_ALL
@@ -253,6 +254,9 @@ bitlm_status bitlm_index_save(const bitlm_index *index, const char *path, size_t
     memcpy(name, path, length);
     name[length] = 0;
     bl_show(shown, sizeof shown, path, length);
+    struct stat st;
+    if (stat(name, &st) == 0 && !S_ISREG(st.st_mode)) /* renaming would put a file in its place */
+        return bl_error_io(error, S_ISDIR(st.st_mode) ? EISDIR : EEXIST, "cannot write '%s', which is no regular file", shown);
     bitlm_status status = enter(index, 0, error);
     if (status)
         return status;

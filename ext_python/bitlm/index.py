@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ._bitlm import Codes, IndexCore
 from ._bitlm import topk as _topk
 
+_MOST_BITS = 8 * 65536
 _LOAD = {"auto": 0, "mmap": 1, "copy": 2}
 
 
@@ -41,10 +44,13 @@ class Index:
     """
 
     def __init__(self, bits: int | None = None, model_id: str | None = None) -> None:
-        if bits is not None and (bits < 8 or bits % 8):
-            raise ValueError(f"bits is {bits}, but must be a multiple of 8")
+        if bits is not None:
+            bits = operator.index(bits)
+            if not 8 <= bits <= _MOST_BITS or bits % 8:
+                raise ValueError(f"bits is {bits}, but must be a multiple of 8 from 8 to {_MOST_BITS}")
         self._core: IndexCore | None = None if bits is None else IndexCore(bits // 8, model_id)
         self._model_id = model_id
+        self._lock = threading.Lock()  # over the making of the core
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, load: str = "auto") -> Index:
@@ -76,10 +82,12 @@ class Index:
         """Adds rows and returns their ids: those given (one that is there gets the new code), or the
         numbers after the largest."""
         self._check(codes)
-        if self._core is None:
-            view = memoryview(codes)
-            self._model_id = getattr(codes, "model_id", None)
-            self._core = IndexCore(view.shape[-1] if view.shape else view.nbytes, self._model_id)
+        with self._lock:
+            if self._core is None:
+                view = memoryview(codes)
+                model_id = self._model_id or getattr(codes, "model_id", None)
+                self._core = IndexCore(view.shape[1] * view.itemsize if view.ndim == 2 else view.nbytes, model_id)
+                self._model_id = model_id
         return self._core.add(codes, ids)
 
     def remove(self, ids: int | Iterable[int]) -> int:

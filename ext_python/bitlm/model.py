@@ -103,7 +103,7 @@ class Model:
 
     def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self._options = _options(options)
-        self._name = None if path is None else os.fspath(path)
+        self._name = None if path is None else os.fsdecode(path)
         self._lock = threading.Lock()
         self._cores: dict[str, Core] = {}
         self._closed = False
@@ -114,11 +114,11 @@ class Model:
 
     def _core(self, builtin: str) -> Core:
         name = self._name or builtin
-        if self._closed:
-            raise ValueError("the model is closed")
         core = self._cores.get(name)
-        if core is None:
+        if core is None or self._closed:
             with self._lock:
+                if self._closed:
+                    raise ValueError("the model is closed")
                 core = self._cores.get(name)
                 if core is None:
                     core = self._cores[name] = Core(name, self._options)
@@ -128,9 +128,10 @@ class Model:
 
     def close(self) -> None:
         """Lets go of the file; running streams keep it until they end.  May be called twice."""
-        self._closed = True
-        for core in self._cores.values():
-            core.close()
+        with self._lock:
+            self._closed = True
+            for core in self._cores.values():
+                core.close()
 
     def __enter__(self) -> Model:
         return self
@@ -292,13 +293,25 @@ class Model:
         return self._core("embed").embed(texts, form, _options(options), cancel)
 
     def encode(self, sentences: str | Iterable[str], *, batch_size: int = 1000, show_progress_bar: bool = False,
-               precision: str = "float32", **options: Any) -> Vectors | Codes:
+               precision: str = "float32", convert_to_numpy: bool = False, normalize_embeddings: bool = True,
+               **options: Any) -> Any:
         """embed_f32 (or embed, with precision="ubinary") under the name and with the arguments that
-        users of sentence-transformers know."""
+        users of sentence-transformers know: Vectors (or Codes), or with convert_to_numpy=True an array of NumPy; of
+        one row and one dimension less for a str.  All vectors have length 1.  A bar shows on a terminal only."""
         form = {"float32": F32, "ubinary": BITS}.get(precision)
         if form is None:
             raise ValueError(f"precision is {precision!r}, but must be 'float32' or 'ubinary'")
-        if isinstance(sentences, str) or not show_progress_bar:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+        if not normalize_embeddings:
+            raise NotImplementedError("the vectors have length 1: normalize_embeddings=False is not to be had")
+        rows = self._encode(sentences, form, batch_size if show_progress_bar else 0, options)
+        if not convert_to_numpy:
+            return rows
+        return rows.numpy()[0] if isinstance(sentences, str) else rows.numpy()
+
+    def _encode(self, sentences: str | Iterable[str], form: int, batch_size: int, options: Mapping[str, Any]) -> Any:
+        if isinstance(sentences, str) or not batch_size:
             return self._embed(sentences, form, None, options)
         from ._show import progress
 
@@ -317,6 +330,8 @@ class Model:
                  **options: Any) -> dict[str, float]:
         """How probable each label is for a text, the most probable first; they sum to 1.  What embeds
         compares embeddings; Model("story") and other decoders are asked."""
+        if isinstance(labels, (str, bytes)):
+            raise TypeError(f"labels are {type(labels).__name__}, but must be a sequence of str")
         names = list(labels)
         found = self._core("embed").classify(text, json.dumps(names).encode(), _options(options), cancel)
         return dict(sorted(zip(names, found), key=lambda pair: -pair[1]))

@@ -157,14 +157,14 @@ def test_bad_arguments(model):
     index = bitlm.Index(384)
     for call, kind, words in (
         (lambda: bitlm.Index(3), ValueError, "multiple of 8"),
-        (lambda: bitlm.Index(8 * 65537), ValueError, "65537"),
+        (lambda: bitlm.Index(8 * 65537), ValueError, "524296"),
         (lambda: bitlm.Index(8, "zz"), ValueError, "32 hex"),
         (lambda: bitlm.Index().search(b"x"), ValueError, "no code length"),
         (lambda: index.add(b"abc"), ValueError, "3 bytes"),
         (lambda: index.add(bytes(96), [1]), ValueError, "1 ids are given for 2"),
         (lambda: index.add(bytes(96), [1, 1]), ValueError, "given twice"),
         (lambda: index.add(bytes(48), [-1]), ValueError, "-1 is negative"),
-        (lambda: index.add(bytes(48), [2**63]), OverflowError, ""),
+        (lambda: index.add(bytes(48), [2**63]), ValueError, "id 9223372036854775808 needs more"),
         (lambda: index.search(bytes(48), 0), ValueError, "k is 0"),
         (lambda: index.search(bytes(96)), ValueError, "2 queries"),
         (lambda: bitlm.Index.load("x", load="y"), ValueError, "auto"),

@@ -1,4 +1,4 @@
-"""The module in a process: signals, fork, sub-interpreters, leaks, the command, SQLite."""
+"""The module in a process: signals, fork, sub-interpreters, the command, SQLite."""
 
 import os
 import signal
@@ -112,51 +112,6 @@ for _ in range(20):
     gc.collect()
 print("ok")
 """) == "ok\n"
-
-
-LEAKS = """
-import gc, resource, sys, threading, bitlm
-n = int(sys.argv[1])
-m = bitlm.Model(threads=1)
-event = threading.Event()
-code, vector = m.embed("x"), m.embed_f32("x")
-def stream():
-    s = m.stream("a", max_tokens=2); next(s); s.close()
-def fails(f, *a, **k):
-    try: f(*a, **k)
-    except Exception: pass
-calls = {
-    "hamming": lambda: bitlm.hamming(code, code), "similarity": lambda: bitlm.similarity(code, code),
-    "cosine": lambda: bitlm.cosine(vector, vector), "binarize": lambda: bitlm.binarize(vector),
-    "codes": lambda: (bitlm.Codes(code)[0], code[:1], code[::-1], memoryview(code), code == code, repr(code)),
-    "vectors": lambda: (bitlm.Vectors(vector)[0], vector.binarize(), vector.tobytes(), vector.shape),
-    "tokenize": lambda: m.tokenize("Once upon"), "detokenize": lambda: m.detokenize([300, 301]),
-    "chunk": lambda: m.chunk("One. Two. Three.", 4), "info": lambda: (m.info, m.model_id),
-    "embed": lambda: m.embed(["a"]), "generate": lambda: m.generate("a", max_tokens=1, stop=["x"]),
-    "stream": stream, "score": lambda: m.score([5, 6]), "logits": lambda: m.logits([5]),
-    "event": lambda: m.generate("a", cancel=event, max_tokens=1),
-    "model": lambda: bitlm.Model(threads=1).close(),
-    "bad option": lambda: fails(m.generate, "a", x=1), "bad text": lambda: fails(m.embed, [1]),
-    "bad code": lambda: fails(bitlm.hamming, code, b""), "bad ids": lambda: fails(m.detokenize, [-1]),
-    "bad model": lambda: fails(bitlm.Model, "/nowhere"), "bad rows": lambda: fails(bitlm.Codes, b"abc", 2),
-}
-def kib():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
-total = getattr(sys, "gettotalrefcount", lambda: 0)
-bad = []
-for name, call in calls.items():
-    for _ in range(n // 4): call()
-    gc.collect(); memory, blocks, refs = kib(), sys.getallocatedblocks(), total()
-    for _ in range(n): call()
-    gc.collect(); grown = (kib() - memory, sys.getallocatedblocks() - blocks, total() - refs)
-    if grown[0] > 256 + n // 50 or grown[1] > n // 10 + 300 or grown[2] > n // 10 + 300: bad.append((name, grown))
-print(bad)
-"""
-
-
-def test_calls_leak_nothing():
-    n = os.environ.get("BITLM_LEAK_CALLS", "1000")
-    assert python(LEAKS, n) == "[]\n"
 
 
 # ---- the command ------------------------------------------------------------------------------
