@@ -5,6 +5,11 @@ set -eu
 cd "$(dirname "$0")/../ext_postgres"
 config=${PG_CONFIG:-$(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -V | tail -1)}
 config=${config:-pg_config}
+server=$("$config" --version --includedir-server)
+if [ "$(cat ../build/pg-server 2>/dev/null)" != "$server" ]; then # objects of another server's headers
+    make -s PG_CONFIG="$config" clean >/dev/null
+    echo "$server" >../build/pg-server
+fi
 make -s PG_CONFIG="$config" >/dev/null
 as_root=
 [ -w "$("$config" --pkglibdir)" ] || as_root=sudo
