@@ -18,14 +18,10 @@
 #include "kernels/kernels_avx512.h"
 
 #define ROWS 16
-#define STEP 256  /* weights of a row in a step */
-#define BLOCK 8   /* rows of activations that meet a vector of codes together */
+#define STEP BL_GROUP_STEP
+#define BLOCK 8 /* rows of activations that meet a vector of codes together */
 
-typedef struct step {
-    __m512i codes[STEP / 4];
-    __m512 d[STEP / 16]; /* scale of a group */
-    __m512 m[STEP / 16]; /* its minimum */
-} step;
+typedef bl_group_step step;
 
 /* The one token whose rows are multiplied while weights are cut. */
 typedef struct one {
@@ -43,18 +39,12 @@ typedef struct rows16 {
     int64_t stride;
 } rows16;
 
-/* The address, which gcc may not take apart: it would keep each of sixteen rows' in a register, and has too few. */
-INLINE const uint8_t *whole(const uint8_t *p) {
-    __asm__("" : "+r"(p));
-    return p;
-}
-
 /* Byte `at` of rows 0, 4, 8 and 12. */
 INLINE void fourths(rows16 row, int64_t at, const uint8_t **p) {
-    p[0] = whole(row.at + at);
-    p[1] = whole(p[0] + 4 * row.stride);
-    p[2] = whole(p[0] + 8 * row.stride);
-    p[3] = whole(p[1] + 8 * row.stride);
+    p[0] = whole_address(row.at + at);
+    p[1] = whole_address(p[0] + 4 * row.stride);
+    p[2] = whole_address(p[0] + 8 * row.stride);
+    p[3] = whole_address(p[1] + 8 * row.stride);
 }
 
 /* Four dwords at `at` of each row: out[i] has dword i of row r in lane r. */
@@ -124,6 +114,7 @@ typedef struct sink {
     int rows, has_min, parts; /* sums of a group that run side by side, for their latency */
     int bits;                 /* not 0: sum p is that of codes p * bits up, or of doubled ones if `twice` */
     int twice;
+    int minus;                /* taken off codes that are kept */
     step *s;
     one *o;
 } sink;
@@ -142,7 +133,11 @@ INLINE void begin_group(const sink *k) {
 /* Vectors i .. i+3, i a multiple of 4. */
 INLINE void emit4(const sink *k, int i, const __m512i *c) {
     if (k->rows == 0) {
-        memcpy(k->s->codes + i, c, 4 * sizeof *c);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            k->s->codes[i + j] = k->minus ? _mm512_sub_epi8(c[j], _mm512_set1_epi8((char)k->minus)) : c[j];
+        }
+        return;
     }
 #pragma GCC unroll 2
     for (int t = 0; t < k->rows; t++) {
@@ -458,13 +453,22 @@ INLINE void fill_ptq1_0(rows16 row, int n, const sink *k) {
     }
 }
 
-INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s, one *o) {
+/* What is added to a type's codes so that they are unsigned. */
+INLINE int offset_of(int32_t type) {
+    return type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K ? 0
+           : type == BL_TYPE_Q4_0                       ? 8
+           : type == BL_TYPE_Q6_K                       ? 32
+           : type == BL_TYPE_Q8_0                       ? 128
+                                                        : 1;
+}
+
+INLINE void fill(int32_t type, rows16 row, int n, int rows, int minus, step *s, one *o) {
     const int has_min = type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K;
     const int bits = type == BL_TYPE_Q1_0 ? 1
                      : type == BL_TYPE_Q2_0 || type == BL_TYPE_Q2_0_LEGACY || type == BL_TYPE_PQ2_0 ? 2 : 0;
     const int parts = bits ? 8 / bits
                       : type == BL_TYPE_Q6_K ? 1 : has_min || type == BL_TYPE_Q4_0 || type == BL_TYPE_Q8_0 ? 2 : 4;
-    const sink k = {rows, has_min, parts, bits, bits == 1, s, o};
+    const sink k = {rows, has_min, parts, bits, bits == 1, minus, s, o};
     switch (type) {
     case BL_TYPE_Q4_0:
         fill_q4(row, n, 0, &k);
@@ -509,7 +513,10 @@ INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s, one *o) {
     case_of(BL_TYPE_PTQ1_0) case_of(BL_TYPE_Q2_0)
 
 #define FILL(t)                                                                                                \
-    static __attribute__((noinline)) void fill_##t(rows16 row, int n, step *s) { fill(t, row, n, 0, s, NULL); }
+    static __attribute__((noinline)) void fill_##t(rows16 row, int n, step *s) { fill(t, row, n, 0, 0, s, NULL); } \
+    static __attribute__((noinline)) void signed_##t(rows16 row, int n, step *s) {                             \
+        fill(t, row, n, 0, offset_of(t), s, NULL);                                                             \
+    }
 EACH_TYPE(FILL)
 FILL(BL_TYPE_PQ2_0)
 #undef FILL
@@ -529,11 +536,26 @@ static void fill_codes(int32_t type, rows16 row, int n, step *s) {
     }
 }
 
+void bl_group_step_avx512(int32_t type, const uint8_t *w, int64_t stride, int n, bl_group_step *s) {
+    const rows16 row = {w, stride};
+    switch (type) {
+#define CASE(t)                                                                                                \
+    case t:                                                                                                    \
+        signed_##t(row, n, s);                                                                                 \
+        break;
+        EACH_TYPE(CASE)
+#undef CASE
+    default:
+        signed_BL_TYPE_PQ2_0(row, n, s);
+        break;
+    }
+}
+
 /* n weights met by the rows (1 or 2) of one token.  A function for each type: in one of all of them gcc 12 loses
  * sight of the arrays' elements and keeps them in memory. */
 INLINE void meet_rows(int32_t type, rows16 row, int n, int rows, one *o) {
     one here = *o;
-    fill(type, row, n, rows, NULL, &here);
+    fill(type, row, n, rows, 0, NULL, &here);
     o->acc = here.acc;
     o->with = here.with;
 }
@@ -707,34 +729,15 @@ static void run_any(const layout *l, int n_terms, const step *s, int n, const in
 
 static layout layout_of(int32_t type) {
     const bl_tensor_type *t = bl_tensor_type_find(type);
-    layout l = {type, t->block, t->block_bytes, t->group, 1, bl_type_has_min(type), 0,
+    layout l = {type, t->block, t->block_bytes, t->group, offset_of(type), bl_type_has_min(type), 0,
                 _mm512_setzero_si512()};
-    switch (type) {
-    case BL_TYPE_Q4_1:
-    case BL_TYPE_Q4_K:
-        l.offset = 0;
-        break;
-    case BL_TYPE_Q4_0:
-        l.offset = 8;
-        break;
-    case BL_TYPE_Q6_K:
-        l.offset = 32;
-        break;
-    case BL_TYPE_Q8_0:
-        l.offset = 128;
-        break;
-    case BL_TYPE_Q1_0:
+    if (type == BL_TYPE_Q1_0) {
         l.apart = 8;
-        l.order = order_of(8);
-        break;
-    case BL_TYPE_Q2_0:
-    case BL_TYPE_Q2_0_LEGACY:
-    case BL_TYPE_PQ2_0:
+    } else if (type == BL_TYPE_Q2_0 || type == BL_TYPE_Q2_0_LEGACY || type == BL_TYPE_PQ2_0) {
         l.apart = 4;
-        l.order = order_of(4);
-        break;
-    default:
-        break;
+    }
+    if (l.apart) {
+        l.order = order_of(l.apart);
     }
     return l;
 }
