@@ -19,6 +19,9 @@ fi
 for name in $(c_tests); do
     step "$name" timeout 300 build/meson/tests/"$name"
 done
+if [ -e build/meson/tests/test_hash_amx ]; then
+    step "test_hash, AMX in software" timeout 300 build/meson/tests/test_hash_amx
+fi
 for mask in ref avx2 avx512; do
     for name in $masked; do
         BITLM_CPU=$mask step "$name, BITLM_CPU=$mask" timeout 300 build/meson/tests/"$name"

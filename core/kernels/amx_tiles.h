@@ -45,8 +45,9 @@ static inline void tile_configure(const amx_config *config) {
         _tile_stored(t, p, stride);                                                                            \
         MEMORY_IS_READ(); /* by what follows */                                                                \
     } while (0)
-/* c[m][n] += a[m][4k+i] * b[k][4n+i] over k and i < 4; a is signed, b unsigned. */
+/* c[m][n] += a[m][4k+i] * b[k][4n+i] over k and i < 4; a is signed, b unsigned or, in the second, signed. */
 #define tile_dot_su(c, a, b) _tile_dpbsud(c, a, b)
+#define tile_dot_ss(c, a, b) _tile_dpbssd(c, a, b)
 
 #else
 
@@ -105,25 +106,29 @@ static inline void tile_store(int t, void *p, int64_t stride) {
     }
 }
 
-static inline void tile_dot_su(int c, int a, int b) {
+static inline void amx_dot(int c, int a, int b, int b_signed) {
     const amx_config *g = &amx.config;
     amx_require_tile(a);
     amx_require_tile(b);
     amx_require_tile(c);
     amx_require(a != b && b != c && a != c && g->bytes[c] % 4 == 0 && g->bytes[a] % 4 == 0 &&
                     g->rows[c] == g->rows[a] && g->bytes[a] / 4 == g->rows[b] && g->bytes[c] == g->bytes[b],
-                "TDPBSUD: #UD");
+                "TDPBSUD or TDPBSSD: #UD");
     for (int m = 0; m < g->rows[c]; m++) {
         for (int n = 0; n < g->bytes[c] / 4; n++) {
             uint32_t sum;
             memcpy(&sum, &amx.tile[c][m][4 * n], sizeof sum);
             for (int k = 0; k < g->bytes[a]; k++) {
-                sum += (uint32_t)((int8_t)amx.tile[a][m][k] * amx.tile[b][k / 4][4 * n + k % 4]);
+                const uint8_t right = amx.tile[b][k / 4][4 * n + k % 4];
+                sum += (uint32_t)((int8_t)amx.tile[a][m][k] * (b_signed ? (int8_t)right : right));
             }
             memcpy(&amx.tile[c][m][4 * n], &sum, sizeof sum);
         }
     }
 }
+
+static inline void tile_dot_su(int c, int a, int b) { amx_dot(c, a, b, 0); }
+static inline void tile_dot_ss(int c, int a, int b) { amx_dot(c, a, b, 1); }
 
 #endif
 #endif

@@ -11,27 +11,23 @@
  * One token (decode): each four vectors meet its activations as they are cut, and only the sums are kept.  More
  * tokens: the vectors are kept, and meet blocks of eight rows of activations.
  *
- * Types whose bytes hold neighbouring weights (Q1_0, Q2_0, PQ2_0) give vectors of weights 8 or 4 apart; there the
- * activations are brought into that order, 256 at a time.
+ * Types whose bytes hold neighbouring weights (Q1_0, Q2_0, PQ2_0) are cut by vpmultishiftqb, which takes each byte's
+ * bits from where they are; for one token, whose activations are brought into another order, by masks alone.
  *
  * Called through the table of kernels_avx512.c. */
 #include "kernels/kernels_avx512.h"
 
 #define ROWS 16
-#define STEP 256  /* weights of a row in a step */
-#define BLOCK 8   /* rows of activations that meet a vector of codes together */
+#define STEP BL_GROUP_STEP
+#define BLOCK 8 /* rows of activations that meet a vector of codes together */
 
-typedef struct step {
-    __m512i codes[STEP / 4];
-    __m512 d[STEP / 16]; /* scale of a group */
-    __m512 m[STEP / 16]; /* its minimum */
-} step;
+typedef bl_group_step step;
 
 /* The one token whose rows are multiplied while weights are cut. */
 typedef struct one {
     const int8_t *x[2];
     const meeting *with; /* of the group that goes on */
-    __m512i is[2][4];    /* its sums; those that are used are added up at its end */
+    __m512i is[2][8];    /* its sums; those that are used are added up at its end */
     __m512 acc;
 } one;
 
@@ -43,18 +39,12 @@ typedef struct rows16 {
     int64_t stride;
 } rows16;
 
-/* The address, which gcc may not take apart: it would keep each of sixteen rows' in a register, and has too few. */
-INLINE const uint8_t *whole(const uint8_t *p) {
-    __asm__("" : "+r"(p));
-    return p;
-}
-
 /* Byte `at` of rows 0, 4, 8 and 12. */
 INLINE void fourths(rows16 row, int64_t at, const uint8_t **p) {
-    p[0] = whole(row.at + at);
-    p[1] = whole(p[0] + 4 * row.stride);
-    p[2] = whole(p[0] + 8 * row.stride);
-    p[3] = whole(p[1] + 8 * row.stride);
+    p[0] = whole_address(row.at + at);
+    p[1] = whole_address(p[0] + 4 * row.stride);
+    p[2] = whole_address(p[0] + 8 * row.stride);
+    p[3] = whole_address(p[1] + 8 * row.stride);
 }
 
 /* Four dwords at `at` of each row: out[i] has dword i of row r in lane r. */
@@ -122,6 +112,9 @@ INLINE __m512i dp_four(__m512i acc, __m512i u, const int8_t *four) {
 /* Where codes go: `rows` 0: to s; 1 or 2: they meet o's rows. */
 typedef struct sink {
     int rows, has_min, parts; /* sums of a group that run side by side, for their latency */
+    int bits;                 /* not 0: sum p is that of codes p * bits up, or of doubled ones if `twice` */
+    int twice;
+    int minus;                /* taken off codes that are kept */
     step *s;
     one *o;
 } sink;
@@ -130,7 +123,7 @@ INLINE void begin_group(const sink *k) {
 #pragma GCC unroll 2
     for (int t = 0; t < k->rows; t++) {
         k->o->is[t][0] = k->has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(k->o->with->start[t]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int p = 1; p < k->parts; p++) {
             k->o->is[t][p] = _mm512_setzero_si512();
         }
@@ -140,7 +133,11 @@ INLINE void begin_group(const sink *k) {
 /* Vectors i .. i+3, i a multiple of 4. */
 INLINE void emit4(const sink *k, int i, const __m512i *c) {
     if (k->rows == 0) {
-        memcpy(k->s->codes + i, c, 4 * sizeof *c);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            k->s->codes[i + j] = k->minus ? _mm512_sub_epi8(c[j], _mm512_set1_epi8((char)k->minus)) : c[j];
+        }
+        return;
     }
 #pragma GCC unroll 2
     for (int t = 0; t < k->rows; t++) {
@@ -148,6 +145,17 @@ INLINE void emit4(const sink *k, int i, const __m512i *c) {
         for (int j = 0; j < 4; j++) {
             __m512i *to = &k->o->is[t][j % k->parts];
             *to = dp_four(*to, c[j], k->o->x[t] + 4 * (i + j));
+        }
+    }
+}
+
+/* A vector for each sum, i .. */
+INLINE void emit_planes(const sink *k, int i, const __m512i *c) {
+#pragma GCC unroll 2
+    for (int t = 0; t < k->rows; t++) {
+#pragma GCC unroll 8
+        for (int p = 0; p < k->parts; p++) {
+            k->o->is[t][p] = dp_four(k->o->is[t][p], c[p], k->o->x[t] + 4 * (i + p));
         }
     }
 }
@@ -164,9 +172,9 @@ INLINE void end_group(const sink *k, int g, __m512 d, __m512 m) {
 #pragma GCC unroll 2
     for (int t = 0; t < k->rows; t++) {
         __m512i *is = k->o->is[t];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int p = 1; p < k->parts; p++) {
-            is[0] = _mm512_add_epi32(is[0], is[p]);
+            is[0] = _mm512_add_epi32(is[0], k->bits ? _mm512_srai_epi32(is[p], (unsigned)(p * k->bits - k->twice)) : is[p]);
         }
         __m512 scale = _mm512_set1_ps(k->o->with->d[t]);
         k->o->acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(is[0]), _mm512_mul_ps(d, scale), k->o->acc);
@@ -360,7 +368,41 @@ INLINE void fill_tq1_0(rows16 row, const sink *k) {
     end_group(k, 0, d, d);
 }
 
-/* Vector 4j + p: weights p, 4+p, 8+p and 12+p of 16. */
+/* Where weights 4i .. 4i+3 of a dword begin in the qword that holds it, or, if `twice`, the bits before them. */
+INLINE __m512i places(int bits, int i, int twice) {
+    uint64_t low = 0;
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; b++) {
+        low |= (uint64_t)(((4 * i + b) * bits - twice) & 63) << 8 * b;
+    }
+    return _mm512_set1_epi64((long long)((low ^ 0x20202020) << 32 | low));
+}
+
+/* The weights of one dword of each row, 32 / bits, as vectors at i.  To be kept: in their order.  Else as planes, vector p
+ * those whose bits lie p * bits up in their bytes, which stay there: that spares the shifts. */
+INLINE void cut(__m512i c, int i, const sink *k) {
+    const int bits = k->bits, n = 8 / bits, mask = (1 << bits) - 1;
+    __m512i to[8];
+#pragma GCC unroll 8
+    for (int p = 0; p < n; p++) {
+        if (k->rows == 0) {
+            to[p] = and8(_mm512_multishift_epi64_epi8(places(bits, p, k->twice), c), (char)(mask << k->twice));
+        } else if (p == 0 && k->twice) {
+            to[p] = and8(_mm512_add_epi8(c, c), (char)(2 * mask));
+        } else {
+            to[p] = and8(c, (char)(mask << p * bits));
+        }
+    }
+    if (k->rows > 0) {
+        emit_planes(k, i, to);
+    } else {
+#pragma GCC unroll 2
+        for (int p = 0; p < n; p += 4) {
+            emit4(k, i + p, to + p);
+        }
+    }
+}
+
 INLINE void fill_quads(rows16 row, int n, int block, const sink *k) {
     int bytes = 2 + block / 4;
     for (int b = 0; b < n / block; b++) {
@@ -371,12 +413,7 @@ INLINE void fill_quads(rows16 row, int n, int block, const sink *k) {
             columns(row, b * bytes + 2 + i / 4, c);
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) {
-                __m512i plane[4];
-#pragma GCC unroll 4
-                for (unsigned p = 0; p < 4; p++) {
-                    plane[p] = shift_and8(c[j], 2 * p, 3);
-                }
-                emit4(k, (b * block + i) / 4 + j * 4, plane);
+                cut(c[j], (b * block + i) / 4 + j * 4, k);
             }
         }
         __m512 d = halves(row, b * bytes);
@@ -384,7 +421,7 @@ INLINE void fill_quads(rows16 row, int n, int block, const sink *k) {
     }
 }
 
-/* Vector 8j + p: weights p, 8+p, 16+p and 24+p of 32, as 0 or 2. */
+/* As 0 or 2. */
 INLINE void fill_q1_0(rows16 row, int n, const sink *k) {
     for (int b = 0; b < n / 128; b++) {
         __m512i c[4];
@@ -392,14 +429,7 @@ INLINE void fill_q1_0(rows16 row, int n, const sink *k) {
         begin_group(k);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            __m512i to[8];
-            to[0] = and8(_mm512_add_epi8(c[j], c[j]), 2);
-#pragma GCC unroll 7
-            for (unsigned p = 1; p < 8; p++) {
-                to[p] = shift_and8(c[j], p - 1, 2);
-            }
-            emit4(k, b * 32 + j * 8, to);
-            emit4(k, b * 32 + j * 8 + 4, to + 4);
+            cut(c[j], b * 32 + j * 8, k);
         }
         __m512 d = halves(row, b * 18);
         end_group(k, b, d, d);
@@ -423,10 +453,22 @@ INLINE void fill_ptq1_0(rows16 row, int n, const sink *k) {
     }
 }
 
-INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s, one *o) {
+/* What is added to a type's codes so that they are unsigned. */
+INLINE int offset_of(int32_t type) {
+    return type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K ? 0
+           : type == BL_TYPE_Q4_0                       ? 8
+           : type == BL_TYPE_Q6_K                       ? 32
+           : type == BL_TYPE_Q8_0                       ? 128
+                                                        : 1;
+}
+
+INLINE void fill(int32_t type, rows16 row, int n, int rows, int minus, step *s, one *o) {
     const int has_min = type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K;
-    const int parts = type == BL_TYPE_Q6_K ? 1 : has_min || type == BL_TYPE_Q4_0 || type == BL_TYPE_Q8_0 ? 2 : 4;
-    const sink k = {rows, has_min, parts, s, o};
+    const int bits = type == BL_TYPE_Q1_0 ? 1
+                     : type == BL_TYPE_Q2_0 || type == BL_TYPE_Q2_0_LEGACY || type == BL_TYPE_PQ2_0 ? 2 : 0;
+    const int parts = bits ? 8 / bits
+                      : type == BL_TYPE_Q6_K ? 1 : has_min || type == BL_TYPE_Q4_0 || type == BL_TYPE_Q8_0 ? 2 : 4;
+    const sink k = {rows, has_min, parts, bits, bits == 1, minus, s, o};
     switch (type) {
     case BL_TYPE_Q4_0:
         fill_q4(row, n, 0, &k);
@@ -471,7 +513,10 @@ INLINE void fill(int32_t type, rows16 row, int n, int rows, step *s, one *o) {
     case_of(BL_TYPE_PTQ1_0) case_of(BL_TYPE_Q2_0)
 
 #define FILL(t)                                                                                                \
-    static __attribute__((noinline)) void fill_##t(rows16 row, int n, step *s) { fill(t, row, n, 0, s, NULL); }
+    static __attribute__((noinline)) void fill_##t(rows16 row, int n, step *s) { fill(t, row, n, 0, 0, s, NULL); } \
+    static __attribute__((noinline)) void signed_##t(rows16 row, int n, step *s) {                             \
+        fill(t, row, n, 0, offset_of(t), s, NULL);                                                             \
+    }
 EACH_TYPE(FILL)
 FILL(BL_TYPE_PQ2_0)
 #undef FILL
@@ -491,11 +536,26 @@ static void fill_codes(int32_t type, rows16 row, int n, step *s) {
     }
 }
 
+void bl_group_step_avx512(int32_t type, const uint8_t *w, int64_t stride, int n, bl_group_step *s) {
+    const rows16 row = {w, stride};
+    switch (type) {
+#define CASE(t)                                                                                                \
+    case t:                                                                                                    \
+        signed_##t(row, n, s);                                                                                 \
+        break;
+        EACH_TYPE(CASE)
+#undef CASE
+    default:
+        signed_BL_TYPE_PQ2_0(row, n, s);
+        break;
+    }
+}
+
 /* n weights met by the rows (1 or 2) of one token.  A function for each type: in one of all of them gcc 12 loses
  * sight of the arrays' elements and keeps them in memory. */
 INLINE void meet_rows(int32_t type, rows16 row, int n, int rows, one *o) {
     one here = *o;
-    fill(type, row, n, rows, NULL, &here);
+    fill(type, row, n, rows, 0, NULL, &here);
     o->acc = here.acc;
     o->with = here.with;
 }
@@ -528,9 +588,9 @@ static void meet(int32_t type, rows16 row, int n, int rows, one *o) {
     }
 }
 
-/* ---- activations in the order of a step's vectors -------------------------------------------------- */
+/* ---- one token's activations in the order of planes ------------------------------------------------ */
 
-/* Byte b of vector p of 4*apart neighbouring weights: the order for 64 of them, apart 4 or 8. */
+/* Byte b of vector p of the weights of a dword, `apart` places apart: the order for 64 of them, apart 4 or 8. */
 static __m512i order_of(int apart) {
     uint8_t index[64];
     for (int i = 0; i < 64; i++) {
@@ -552,8 +612,8 @@ typedef struct layout {
     int32_t type, block, block_bytes, group;
     int32_t offset; /* u = code + offset */
     int has_min;
-    int apart;      /* weights between those of a dword, 0 if they are neighbours */
-    __m512i order;  /* that of the activations then */
+    int apart;      /* places between one token's activations of a vector, 0 if they are neighbours */
+    __m512i order;  /* theirs then */
 } layout;
 
 /* Rows of activations from the weight on that a step begins with, and what they bring to its first group. */
@@ -566,19 +626,14 @@ typedef struct inputs {
 
 /* Goes on with the chains of nr rows of activations, n_terms a token, over the step's n weights.  slot: the first
  * row's place among its eight.  Long groups of few rows keep four sums each, for the products' latency. */
-INLINE void run_block(const layout *l, int nr, int n_terms, int has_min, int quads, const step *s, int n,
+INLINE void run_block(int nr, int n_terms, int has_min, int quads, const step *s, int n,
                       const int8_t *in, int64_t ldx, const meeting *with, int slot, __m512 *acc) {
-    const int wide = quads >= 16, parts = wide && nr < 4 ? 4 : 1;
-    int8_t permuted[BLOCK][STEP];
+    const int parts = quads >= 16 && nr < 4 ? 4 : 1;
     const int8_t *x[BLOCK];
     __m512 sum[BLOCK];
 #pragma GCC unroll 8
     for (int j = 0; j < nr; j++) {
         x[j] = in + j * ldx;
-        if (wide && l->apart) {
-            permute(l->order, x[j], n, permuted[j]);
-            x[j] = permuted[j];
-        }
     }
 #pragma GCC unroll 8
     for (int t = 0; t < nr / n_terms; t++) {
@@ -625,23 +680,23 @@ INLINE void run_block(const layout *l, int nr, int n_terms, int has_min, int qua
     }
 }
 
-INLINE void run(const layout *l, int n_terms, int has_min, int quads, const step *s, int n, const inputs *in,
+INLINE void run(int n_terms, int has_min, int quads, const step *s, int n, const inputs *in,
                 int64_t rows, __m512 *acc) {
     int64_t j = 0;
     const meeting *with = in->with;
     for (; j + 8 <= rows; j += 8, with += in->apart) {
-        run_block(l, 8, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, 0, acc + j / n_terms);
+        run_block(8, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, 0, acc + j / n_terms);
     }
     if (j + 4 <= rows) {
-        run_block(l, 4, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, 0, acc + j / n_terms);
+        run_block(4, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, 0, acc + j / n_terms);
         j += 4;
     }
     for (; j + 2 <= rows; j += 2) {
-        run_block(l, 2, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, (int)(j % 8),
+        run_block(2, n_terms, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, (int)(j % 8),
                   acc + j / n_terms);
     }
     if (n_terms == 1 && j < rows) {
-        run_block(l, 1, 1, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, (int)(j % 8), acc + j);
+        run_block(1, 1, has_min, quads, s, n, in->x + j * in->ldx, in->ldx, with, (int)(j % 8), acc + j);
     }
 }
 
@@ -649,9 +704,9 @@ static void run_any(const layout *l, int n_terms, const step *s, int n, const in
 #define RUN(has_min, quads)                                                                                    \
     do {                                                                                                       \
         if (n_terms == 1) {                                                                                    \
-            run(l, 1, has_min, quads, s, n, in, rows, acc);                                                    \
+            run(1, has_min, quads, s, n, in, rows, acc);                                                    \
         } else {                                                                                               \
-            run(l, 2, has_min, quads, s, n, in, rows, acc);                                                    \
+            run(2, has_min, quads, s, n, in, rows, acc);                                                    \
         }                                                                                                      \
     } while (0)
     if (l->has_min) {
@@ -674,34 +729,15 @@ static void run_any(const layout *l, int n_terms, const step *s, int n, const in
 
 static layout layout_of(int32_t type) {
     const bl_tensor_type *t = bl_tensor_type_find(type);
-    layout l = {type, t->block, t->block_bytes, t->group, 1, bl_type_has_min(type), 0,
+    layout l = {type, t->block, t->block_bytes, t->group, offset_of(type), bl_type_has_min(type), 0,
                 _mm512_setzero_si512()};
-    switch (type) {
-    case BL_TYPE_Q4_1:
-    case BL_TYPE_Q4_K:
-        l.offset = 0;
-        break;
-    case BL_TYPE_Q4_0:
-        l.offset = 8;
-        break;
-    case BL_TYPE_Q6_K:
-        l.offset = 32;
-        break;
-    case BL_TYPE_Q8_0:
-        l.offset = 128;
-        break;
-    case BL_TYPE_Q1_0:
+    if (type == BL_TYPE_Q1_0) {
         l.apart = 8;
-        l.order = order_of(8);
-        break;
-    case BL_TYPE_Q2_0:
-    case BL_TYPE_Q2_0_LEGACY:
-    case BL_TYPE_PQ2_0:
+    } else if (type == BL_TYPE_Q2_0 || type == BL_TYPE_Q2_0_LEGACY || type == BL_TYPE_PQ2_0) {
         l.apart = 4;
-        l.order = order_of(4);
-        break;
-    default:
-        break;
+    }
+    if (l.apart) {
+        l.order = order_of(l.apart);
     }
     return l;
 }

@@ -53,6 +53,7 @@ static void fill(void) {
     table.cpu |= BL_CPU_AMX;
 #endif
     table.ternary_i8 = AMX_NAME(bl_ternary_i8);
+    table.group_i8 = AMX_NAME(bl_group_i8);
 }
 
 const bl_kernels *AMX_NAME(bl_kernels)(void) {

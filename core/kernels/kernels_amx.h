@@ -11,7 +11,7 @@
 #define AMX_NAME(name) name##_amx
 #endif
 
-/* Tokens from which tiles are used: with fewer their rows stay empty. */
+/* Rows of activations from which tiles are used: with fewer their rows stay empty. */
 #define AMX_TOKENS 16
 
 extern const bl_kernels bl_kernels_avx512;
@@ -22,6 +22,9 @@ int AMX_NAME(bl_tiles_usable)(void);
 void AMX_NAME(bl_ternary_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1,
                              const int8_t *xq, int64_t ldx, const int32_t *xsum, const float *factor,
                              int64_t n_tok, float *y, int64_t ldy, void *scratch);
+void AMX_NAME(bl_group_i8)(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
+                           int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
+                           int64_t ldy, void *scratch);
 
 /* The table: AVX-512's with the kernels above. */
 const bl_kernels *AMX_NAME(bl_kernels)(void);

@@ -51,6 +51,12 @@ INLINE __m512i dp(__m512i acc, __m512i u, __m512i s) {
     return acc;
 }
 
+/* The address, which gcc may not take apart: it would keep each of sixteen rows' in a register, and has too few. */
+INLINE const void *whole_address(const void *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 /* Trits of each byte of TQ1_0: four of them in two bits each, the first lowest, and the fifth alone. */
 extern const uint8_t bl_trits_of_byte_avx512[2][256];
 
@@ -113,5 +119,15 @@ void bl_ternary_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0,
 void bl_group_i8_avx512(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int64_t r1, const int8_t *xq,
                         int64_t ldx, const float *xd, const int32_t *xsums, int64_t n_tok, int n_terms, float *y,
                         int64_t ldy, void *scratch);
+
+/* Up to 256 weights of sixteen rows of a GROUP type as signed codes: vector i has 4i .. 4i+3 of row r in lane r, which
+ * makes sixteen vectors a tile of AMX too.  w: the first row's blocks, the others' stride bytes apart; n: whole blocks. */
+#define BL_GROUP_STEP 256
+typedef struct bl_group_step {
+    __m512i codes[BL_GROUP_STEP / 4];
+    __m512 d[BL_GROUP_STEP / 16]; /* the scale of a group */
+    __m512 m[BL_GROUP_STEP / 16]; /* its minimum, where the type has them */
+} bl_group_step;
+void bl_group_step_avx512(int32_t type, const uint8_t *w, int64_t stride, int n, bl_group_step *s);
 
 #endif

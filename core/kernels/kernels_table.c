@@ -1,10 +1,11 @@
 /* kernels_table.c - chooses a kernel table: the last in the list of those compiled
  * in whose instructions the CPU has and the caller's mask allows.
  *
- * Called when a model is opened, by code search, and by the checking program. */
+ * Called when a model is opened, by code search, and by the checking program; compiled once more with AMX_SOFTWARE for
+ * a test of whole models, where mask amx means tiles in software. */
 #include <stdatomic.h>
 
-#include "kernels/kernels.h"
+#include "kernels/kernels_amx.h"
 
 #if defined(__AVX__) || defined(__AVX2__) || defined(__FMA__) || defined(__AVX512F__)
 #error "kernels_table.c must be built without ISA flags: it runs before any check of the CPU"
@@ -16,8 +17,6 @@
 #if defined(__x86_64__)
 extern const bl_kernels bl_kernels_avx2;
 extern const bl_kernels bl_kernels_avxvnni;
-extern const bl_kernels bl_kernels_avx512;
-const bl_kernels *bl_kernels_amx(void); /* kernels_amx.c, made at the first call */
 #elif defined(__aarch64__)
 extern const bl_kernels bl_kernels_neon, bl_kernels_neon_dotprod, bl_kernels_neon_i8mm;
 #endif
@@ -40,7 +39,7 @@ static const bl_kernels *const tables[] = {
 static const bl_kernels *table(size_t i) {
 #if defined(__x86_64__)
     if (i == BL_COUNT(tables)) {
-        return bl_kernels_amx();
+        return AMX_NAME(bl_kernels)();
     }
 #endif
     return i < BL_COUNT(tables) ? tables[i] : NULL;

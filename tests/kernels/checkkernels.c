@@ -467,7 +467,7 @@ static void group_case(const bl_kernels *kernels, int number, int32_t type) {
         r1 = r0 + 16;
     }
     int n_terms = 1 + number / 3 % 2;
-    int64_t n_tok = number == 30 ? 130 : token_count(number), n_rows = n_tok * n_terms, n_groups = k / t->group;
+    int64_t n_tok = number == 30 ? 130 : number == 60 || number == 63 ? 270 : token_count(number), n_rows = n_tok * n_terms, n_groups = k / t->group;
     int64_t ldx = k + random_below(5), ldy = rows + random_below(3);
     uint8_t *w = weights(type, k, rows, is_extreme(number) ? 1 : number % 4 == 3 ? 1 + (int)random_below(3) : 0);
     int8_t *xq = input((size_t)((n_rows - 1) * ldx + k));
@@ -867,7 +867,8 @@ static const bl_kernels *table_for(size_t i, int n) {
     const bl_kernels *table = table_nth(n);
 #if defined(AMX_SOFTWARE)
     const bl_kernels *software = bl_kernels_amx_software();
-    if (table == NULL && table_nth(n - 1) != NULL && strncmp(cases[i].name, "ternary_i8/", 11) == 0 &&
+    const int has_tiles = strncmp(cases[i].name, "ternary_i8/", 11) == 0 || strncmp(cases[i].name, "group_i8/", 9) == 0;
+    if (table == NULL && table_nth(n - 1) != NULL && has_tiles &&
         (software->cpu & bl_cpu_detect()) == software->cpu) {
         return software;
     }
