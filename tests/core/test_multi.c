@@ -40,7 +40,8 @@ static set make_set(size_t n, size_t bytes) {
             s.codes[i * bytes + random_u32() % bytes] ^= (uint8_t)(1u << random_u32() % 8);
     }
     for (size_t at = 0; at < n; s.n_segments++) {
-        uint32_t rows = (uint32_t)BL_MIN(n - at, s.n_segments == 0 ? 65536u : s.n_segments == 1 ? 1u : 1u + random_u32() % 4000);
+        uint32_t want = s.n_segments == 0 ? 65536u : s.n_segments == 1 ? 1u : 1u + random_u32() % 4000;
+        uint32_t rows = (uint32_t)BL_MIN(n - at, want);
         if (n < 70000 && s.n_segments == 0)
             rows = 1000;
         s.segments[s.n_segments] = (bl_segment){s.codes + at * bytes, rows};
