@@ -588,7 +588,7 @@ int index_filter(sqlite3_vtab_cursor *base, int number, const char *plan, int ar
     size_t want;
 
     clear(cursor);
-    cursor->search = number == PLAN_KNN;
+    cursor->search = (number & PLAN_KNN) != 0;
     cursor->is_vector = 0;
     cursor->k = -1;
     cursor->at_end = 0;
@@ -675,17 +675,22 @@ int index_filter(sqlite3_vtab_cursor *base, int number, const char *plan, int ar
         cursor->most = table->bits - 1;
     }
     if (cursor->is_vector && cursor->k < 0) {
-        if (limit < 0) {
+        if (limit < 0 || !(number & PLAN_ALL)) {
             rc = index_fail(table, SQLITE_ERROR,
                             "a search by vector needs k: WHERE %s MATCH ? AND k = 10",
                             table->columns[table->vector].name);
             goto fail;
         }
-        cursor->k = limit + (offset > 0 ? offset : 0);
+        offset = offset > 0 ? offset : 0;
+        if (limit > INDEX_MOST_K || offset > INDEX_MOST_K - limit) {
+            rc = index_fail(table, SQLITE_ERROR, "LIMIT and OFFSET ask for more than %d rows by a vector", INDEX_MOST_K);
+            goto fail;
+        }
+        cursor->k = limit + offset;
     }
     if (cursor->k < 0) {
         want = FIRST_BATCH;
-        if (limit >= 0 && limit + offset < INDEX_MOST_K)
+        if (limit >= 0 && limit < INDEX_MOST_K && offset < INDEX_MOST_K)
             want = (size_t)(limit + (offset > 0 ? offset : 0));
         if (want == 0)
             want = 1;

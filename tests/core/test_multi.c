@@ -166,7 +166,9 @@ START_TEST(test_gives_up) {
     ck_assert_int_eq(agrees(multi, &s, query, s.n, 150, 0, s.n), 0);
     ck_assert_int_eq(agrees(multi, &s, s.codes, s.n, 8, 0, s.n), 1);
     ck_assert_int_eq(agrees(multi, &s, s.codes, s.n, 8, 0, 10), 0); /* few rows to compare otherwise */
-    ck_assert(bl_multi_cost(1000000, 48, 10) < 0.1 && bl_multi_cost(1000000, 48, 150) > 1.0);
+    ck_assert(bl_multi_cost(1000000, 48, UINT32_MAX, 10) < 0.1 && bl_multi_cost(1000000, 48, UINT32_MAX, 150) > 1.0);
+    for (uint32_t pieces = 2; pieces <= 20; pieces++) /* more pieces, less to do */
+        ck_assert(bl_multi_cost(1000000, 48, pieces, 20) <= bl_multi_cost(1000000, 48, pieces - 1, 20));
     taken t = {.stop_after = 1};
     bl_multi_sink sink = {near, stop, &t};
     bl_hit room[10];
