@@ -282,20 +282,20 @@ static const char *const search_checks[] = {
 /* Each statement reads blocks through a BLOB handle while a transaction holds changes. */
 static const char *const reread_make[] = {
     "PRAGMA synchronous=off",
-    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a, cache_mb=0)",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=6144, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a, cache_mb=0)",
     "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)",
-    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1600) INSERT INTO o "
-    "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
+    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 150) INSERT INTO o "
+    "SELECT i, CAST(substr(printf('%.768d', i * 7919), 1, 768) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
     "BEGIN",
     "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o",
     "COMMIT",
     NULL,
 };
 static const char *const reread_transactions[][7] = {
-    {"INSERT INTO v(rowid, code, n, s, id) VALUES (9000, zeroblob(64), 1, 'x', 'new')", "INSERT INTO o VALUES (9000, zeroblob(64), 1, 'x', 'new', NULL)",
-     "INSERT OR IGNORE INTO v(rowid, code, id) VALUES (2, zeroblob(64), 'other'), (1500, zeroblob(64), 'another')",
-     "INSERT OR REPLACE INTO v(rowid, code, n, s, id) VALUES (3, zeroblob(64), 5, 'y', 'third')",
-     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(64), 5, 'y', 'third', NULL)"},
+    {"INSERT INTO v(rowid, code, n, s, id) VALUES (9000, zeroblob(768), 1, 'x', 'new')", "INSERT INTO o VALUES (9000, zeroblob(768), 1, 'x', 'new', NULL)",
+     "INSERT OR IGNORE INTO v(rowid, code, id) VALUES (2, zeroblob(768), 'other'), (140, zeroblob(768), 'another')",
+     "INSERT OR REPLACE INTO v(rowid, code, n, s, id) VALUES (3, zeroblob(768), 5, 'y', 'third')",
+     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(768), 5, 'y', 'third', NULL)"},
     {NULL},
 };
 
