@@ -11,7 +11,7 @@
  *
  *     index    all kinds of statements on a bitlm_index of three blocks
  *     search   the same for bitlm_search, own and external content
- *     rename   both inside a transaction; apart, because SQLite itself allocates thousands of times for it
+ *     rename, rename_search   either inside a transaction; apart, because SQLite itself allocates thousands of times for it
  *     reread   changes of a bitlm_index whose blocks do not stay in memory
  *     pieces   a bitlm_index large enough for tables of pieces: they are made, found by another table object of the process,
  *              kept over changes, dropped; answers are compared with a plain scan by the connection that had the fault
@@ -221,8 +221,8 @@ static const char *const index_transactions[][7] = {
     {"INSERT INTO v(rowid, code, n, s, id, a) SELECT r, c, n, s, id, a FROM more",
      "INSERT INTO o SELECT r, c, n, s, id, a FROM more"},
     {"DELETE FROM v WHERE n % 5 = 0", "DELETE FROM o WHERE n % 5 = 0"},
-    {"SAVEPOINT a", "UPDATE v SET n = n + 1", "ROLLBACK TO a", "UPDATE v SET s = 'new', a = 'also' WHERE n < 60",
-     "UPDATE o SET s = 'new', a = 'also' WHERE n < 60"},
+    {"SAVEPOINT a", "UPDATE v SET n = n + 1 WHERE n < 20", "ROLLBACK TO a", "UPDATE v SET s = 'new', a = 'also' WHERE n < 20",
+     "UPDATE o SET s = 'new', a = 'also' WHERE n < 20"},
     {"INSERT OR REPLACE INTO v(rowid, code, n, s, id, a) VALUES (3, zeroblob(768), 7, 'z', 'key 9', NULL)",
      "INSERT OR REPLACE INTO o VALUES (3, zeroblob(768), 7, 'z', 'key 9', NULL)"},
     {"UPDATE v SET rowid = 5000 WHERE rowid = 12", "UPDATE o SET r = 5000 WHERE r = 12"},
@@ -230,7 +230,7 @@ static const char *const index_transactions[][7] = {
     {NULL},
 };
 static const char *const index_queries[] = {
-    "SELECT rowid, distance, s, a FROM v WHERE code MATCH zeroblob(768) AND k = 20 AND n IN (1, 2, 3, 50) AND s = 'new'",
+    "SELECT rowid, distance, s, a FROM v WHERE code MATCH zeroblob(768) AND k = 20 AND n IN (1, 2, 3, 14) AND s = 'new'",
     "SELECT count(*) FROM v WHERE code MATCH zeroblob(768)",
     "SELECT id FROM v WHERE id IN ('key 3', 'key 4')",
     "SELECT * FROM bitlm_knn('v', zeroblob(1536), 4)",
@@ -302,20 +302,32 @@ static const char *const reread_transactions[][7] = {
 static const char *const rename_make[] = {
     "PRAGMA synchronous=off",
     "CREATE VIRTUAL TABLE v USING bitlm_index(bits=64, id TEXT PRIMARY KEY)",
-    "CREATE VIRTUAL TABLE s USING bitlm_search(t)",
-    "CREATE TABLE o(r INTEGER PRIMARY KEY, id, t)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, id)",
     "INSERT INTO v(rowid, code, id) VALUES (1, zeroblob(8), 'a')",
-    "INSERT INTO s(rowid, t) VALUES (1, 'rain')",
-    "INSERT INTO o VALUES (1, 'a', 'rain')",
+    "INSERT INTO o VALUES (1, 'a')",
     NULL,
 };
 static const char *const rename_transactions[][7] = {
-    {"INSERT INTO v(rowid, code, id) VALUES (2, zeroblob(8), 'b')", "INSERT INTO s(rowid, t) VALUES (2, 'snow')",
-     "INSERT INTO o VALUES (2, 'b', 'snow')", "ALTER TABLE v RENAME TO w", "ALTER TABLE s RENAME TO z",
-     "INSERT INTO w(rowid, code, id) SELECT 3, zeroblob(8), 'c' FROM z LIMIT 1", "INSERT INTO o VALUES (3, 'c', 'hail')"},
+    {"INSERT INTO v(rowid, code, id) VALUES (2, zeroblob(8), 'b')", "INSERT INTO o VALUES (2, 'b')", "ALTER TABLE v RENAME TO w",
+     "INSERT INTO w(rowid, code, id) VALUES (3, zeroblob(8), 'c')", "INSERT INTO o VALUES (3, 'c')"},
     {NULL},
 };
-static const char *const rename_checks[] = {"SELECT bitlm_index_check('v')", "INSERT INTO s(s) VALUES ('integrity-check')", NULL};
+
+static const char *const rename_search_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_search(id)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, id)",
+    "INSERT INTO v(rowid, id) VALUES (1, 'rain')",
+    "INSERT INTO o VALUES (1, 'rain')",
+    NULL,
+};
+static const char *const rename_search_transactions[][7] = {
+    {"INSERT INTO v(rowid, id) VALUES (2, 'snow')", "INSERT INTO o VALUES (2, 'snow')", "ALTER TABLE v RENAME TO w",
+     "INSERT INTO w(rowid, id) VALUES (3, 'hail')", "INSERT INTO o VALUES (3, 'hail')"},
+    {NULL},
+};
+static const char *const rename_search_checks[] = {"INSERT INTO v(v) VALUES ('integrity-check')", NULL};
+#define SAME_IDS "SELECT (SELECT group_concat(rowid || id) FROM v) IS NOT (SELECT group_concat(r || id) FROM o)"
 
 /* 33,000 rows: the least for tables of pieces.  Fewer than 8 of 64 bits off, four pieces pay. */
 #define ANSWERS(table)                                                                                                      \
@@ -363,9 +375,9 @@ static const scene scenes[] = {
      "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, t, a FROM v)) + "
      "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"},
     {.name = "rename", .make = rename_make, .transactions = rename_transactions, .queries = none, .answers = none,
-     .checks = rename_checks, .differences =
-     "SELECT ((SELECT group_concat(rowid || id) FROM v) IS NOT (SELECT group_concat(r || id) FROM o)) + "
-     "((SELECT group_concat(rowid || t) FROM s) IS NOT (SELECT group_concat(r || t) FROM o WHERE r < 3))"},
+     .checks = index_checks, .differences = SAME_IDS},
+    {.name = "rename_search", .make = rename_search_make, .transactions = rename_search_transactions, .queries = none,
+     .answers = none, .checks = rename_search_checks, .differences = SAME_IDS},
     {.name = "reread", .make = reread_make, .transactions = reread_transactions, .queries = none, .answers = none,
      .checks = index_checks, .differences =
      "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
@@ -449,8 +461,7 @@ static int verify(long n)
     sqlite3_stmt *statement;
     int bad;
 
-    run(db, "ALTER TABLE w RENAME TO v"); /* most often there are no such tables */
-    run(db, "ALTER TABLE z RENAME TO s");
+    run(db, "ALTER TABLE w RENAME TO v"); /* most often there is no w */
     bad = all_ok(db, play->checks, n);
     statement = NULL;
     if (sqlite3_prepare_v2(db, play->differences, -1, &statement, NULL) != SQLITE_OK || sqlite3_step(statement) != SQLITE_ROW)

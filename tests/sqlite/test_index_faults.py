@@ -25,9 +25,10 @@ def test_faults(kind, tmp_path):
     sweep(tmp_path, kind, "index")
 
 
+@pytest.mark.parametrize("scene", ["rename", "rename_search"])
 @pytest.mark.parametrize("kind", ["oom", "io"])
-def test_faults_while_renaming(kind, tmp_path):
-    sweep(tmp_path, kind, "rename")
+def test_faults_while_renaming(kind, scene, tmp_path):
+    sweep(tmp_path, kind, scene)
 
 
 @pytest.mark.parametrize("kind", ["oom", "io"])
