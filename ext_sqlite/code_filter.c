@@ -372,6 +372,46 @@ static void keep_term(const bls_image *image, const bls_filter_term *term, uint6
     keep_range(image, column, first, end, term->op == BLS_FILTER_NE || term->op == BLS_FILTER_IS_NOT, bits);
 }
 
+static int holds(const bls_filter_term *term, const bls_cell *cell)
+{
+    int order;
+
+    if (term->op == BLS_FILTER_IN)
+        return bsearch(cell, term->cells, term->n_cells, sizeof *term->cells, compare_cells) != NULL;
+    order = bls_cell_compare(cell, &term->cells[0]);
+    switch (term->op) {
+    case BLS_FILTER_NE: return cell->tag != BLS_CELL_NULL && order != 0;
+    case BLS_FILTER_IS_NOT: return order != 0;
+    case BLS_FILTER_LT: return cell->tag != BLS_CELL_NULL && order < 0;
+    case BLS_FILTER_LE: return cell->tag != BLS_CELL_NULL && order <= 0;
+    case BLS_FILTER_GT: return order > 0;
+    case BLS_FILTER_GE: return order >= 0;
+    default: return order == 0;
+    }
+}
+
+int bls_filter_row(const bls_filter *filter, const bls_image *image, uint32_t row)
+{
+    int64_t rowid = bls_image_rowid(image, row);
+    bls_cell cell;
+    size_t i;
+
+    if (filter->nothing || rowid < filter->low || rowid > filter->high)
+        return 0;
+    if (filter->has_rowids) {
+        i = first_rowid(filter, rowid);
+        if (i == filter->n_rowids || filter->rowids[i] != rowid)
+            return 0;
+    }
+    for (i = 0; i < filter->n_terms; i++) {
+        const bls_image_column *column = &image->columns[filter->terms[i].column];
+        bls_image_entry(column, bls_image_number(column, row), &cell);
+        if (!holds(&filter->terms[i], &cell))
+            return 0;
+    }
+    return 1;
+}
+
 uint32_t bls_filter_block(const bls_filter *filter, const bls_image *image, uint64_t *bits)
 {
     size_t words = BLS_FILTER_WORDS(image->n), i;

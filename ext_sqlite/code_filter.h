@@ -54,5 +54,7 @@ int bls_filter_may_touch(const bls_filter *filter, int64_t first, int64_t last);
 /* bits: (BLS_FILTER_WORDS(image->n)) bit i%64 of word i/64 is row i, bits past n are 0.  Returns
  * how many rows pass. */
 uint32_t bls_filter_block(const bls_filter *filter, const bls_image *image, uint64_t *bits);
+/* 1 if this row passes: for few rows of a block. */
+int bls_filter_row(const bls_filter *filter, const bls_image *image, uint32_t row);
 
 #endif

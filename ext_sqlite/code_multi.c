@@ -12,7 +12,8 @@
 
 #include "search/multi_index.h"
 
-#define PAYS 0.25        /* of a flat scan's time: a query that cheap speaks for the tables */
+#define PAYS 0.25        /* of the flat scan's time: a query that cheap speaks for the tables */
+#define PAYS_MORE 0.5    /* of the time with the pieces there are: it speaks for more */
 #define MOST_SKIPPED 256 /* searches for k without asking the tables, after they gave up again and again */
 
 typedef struct multi {
@@ -296,32 +297,51 @@ int bls_cover_search(bls_cover *cover, bls_state *state, const uint8_t *query, u
     return answer;
 }
 
-int bls_cover_learn(bls_store *store, bls_state *state, uint32_t distance)
+/* The tables to grow: the connection's, another's of the process, new ones.  NULL without memory. */
+static multi *take_set(bls_cover *cover, bls_store *store)
 {
-    bls_cover *cover = *bls_store_cover(store);
-    bitlm_host host = {.size = sizeof host, .context = state, .poll = poll_state};
-    uint64_t limit = bls_store_shape_of(store)->cache_limit;
-    bitlm_status status = BITLM_OK;
-    bl_poll poll;
-    double share;
-    size_t bytes;
-    int mine = 0;
-
-    if (!cover || bls_store_rows(store) < BL_MULTI_LEAST_ROWS)
-        return SQLITE_OK;
-    share = bl_multi_cost(bls_store_rows(store), bls_store_shape_of(store)->code_bytes, distance);
-    if (share > PAYS)
-        return SQLITE_OK;
-    cover->credit += 1.0 - share;
-    if (cover->credit < BL_MULTI_BUILD_SCANS)
-        return SQLITE_OK;
-    cover->credit = 0.0;
+    if (!cover->set) {
+        cover->set = find_set(bls_store_identity(store));
+        if (cover->set && map(cover, store) != SQLITE_OK)
+            return NULL;
+    }
     if (!cover->set) {
         cover->set = make_set(store);
         if (cover->set && map(cover, store) != SQLITE_OK)
+            return NULL;
+    }
+    return cover->set;
+}
+
+int bls_cover_learn(bls_store *store, bls_state *state, uint32_t distance, uint64_t compared)
+{
+    bls_cover *cover = *bls_store_cover(store);
+    bitlm_host host = {.size = sizeof host, .context = state, .poll = poll_state};
+    const bls_store_shape *shape = bls_store_shape_of(store);
+    uint64_t limit = shape->cache_limit, rows = bls_store_rows(store);
+    bitlm_status status = BITLM_OK;
+    bl_poll poll;
+    double share, spent;
+    uint32_t pieces = 0;
+    size_t bytes;
+    int mine = 0;
+
+    if (!cover || rows < BL_MULTI_LEAST_ROWS)
+        return SQLITE_OK;
+    if (!compared) {
+        pieces = cover->set ? bl_multi_pieces(cover->set->core) : 0;
+        if (pieces == 0 || pieces == bl_multi_most_pieces(cover->set->core))
             return SQLITE_OK;
     }
-    if (!cover->set) {
+    share = bl_multi_cost(rows, shape->code_bytes, UINT32_MAX, distance);
+    spent = compared ? (double)compared / (double)rows : bl_multi_cost(rows, shape->code_bytes, pieces, distance);
+    if (share > (compared ? PAYS : PAYS_MORE) * spent)
+        return SQLITE_OK;
+    cover->credit += spent - share;
+    if (cover->credit < BL_MULTI_BUILD_SCANS)
+        return SQLITE_OK;
+    cover->credit = 0.0;
+    if (!take_set(cover, store)) {
         cover->credit = -100.0 * BL_MULTI_BUILD_SCANS;
         return SQLITE_OK;
     }

@@ -15,6 +15,8 @@
 #include "search/multi_index.h"
 
 #define POLL_BYTES 33554432u /* a few milliseconds of scanning */
+#define FEW 8                /* one row in so many passes a filter, or fewer: they are compared alone ... */
+#define FEW_COST 4           /* ... each in the time of so many that lie side by side */
 
 /* The order of results; a heap has the last of them at its root. */
 static int behind(const bls_hit *a, const bls_hit *b)
@@ -71,7 +73,7 @@ static int64_t near_rows(const bls_search *search, const bls_image *image, uint3
     uint32_t w, row, words = BLS_FILTER_WORDS(image->n);
     uint64_t word, distance;
 
-    if (n_pass >= image->n / 8) {
+    if (n_pass >= image->n / FEW) {
         n = bl_codes_below(query, image->codes, image->n, (int64_t)search->code_bytes, below, s->rows, s->distances);
         if (n_pass == image->n)
             return n;
@@ -138,19 +140,13 @@ typedef struct asked {
     const bls_search *search;
     bls_hit *heap;
     size_t *n_heap;
-    scratch *s;
-    size_t block; /* whose bits are in s */
 } asked;
 
 static uint32_t near_row(void *context, size_t block, const bls_image *image, uint32_t row, uint32_t distance)
 {
     asked *a = context;
 
-    if (a->search->filter && a->block != block) {
-        bls_filter_block(a->search->filter, image, a->s->bits);
-        a->block = block;
-    }
-    if (!a->search->filter || a->s->bits[row / 64] >> (row % 64) & 1)
+    if (!a->search->filter || bls_filter_row(a->search->filter, image, row))
         offer(a->search, image, block, row, distance, a->heap, a->n_heap);
     return bound(a->search, a->heap, *a->n_heap);
 }
@@ -178,7 +174,7 @@ static int ask(bls_state *state, const bls_search *search, bls_cover *cover, uin
                bls_hit *heap, size_t *n_heap, scratch *s, int *done)
 {
     size_t n_blocks = bls_store_blocks(search->store), block;
-    asked a = {search, heap, n_heap, s, SIZE_MAX};
+    asked a = {search, heap, n_heap};
     bls_image *image;
     int rc, pinned, answer;
     uint32_t n;
@@ -221,9 +217,9 @@ static uint64_t count_rows(const bls_search *search)
     return n_blocks ? bls_store_rows(search->store) * touched / n_blocks : 0;
 }
 
-/* Compares all rows with the queries that are not done. */
+/* Compares all rows with the queries that are not done.  *compared: rows, those alone counted as FEW_COST of them. */
 static int scan_all(bls_state *state, const bls_search *search, const uint8_t *done, bls_hit *hits, size_t *n_hits,
-                    scratch *s)
+                    scratch *s, uint64_t *compared)
 {
     size_t n_blocks = bls_store_blocks(search->store), block, q, unpolled = 0;
     bls_image *image;
@@ -240,6 +236,7 @@ static int scan_all(bls_state *state, const bls_search *search, const uint8_t *d
             if (!done[q])
                 scan(search, image, block, n, search->queries + q * search->code_bytes, hits + q * search->k,
                      &n_hits[q], s);
+        *compared += n >= image->n / FEW ? image->n : n * FEW_COST;
         unpolled += image->length * search->n_queries;
         if (pinned)
             bls_image_release(image);
@@ -255,7 +252,7 @@ static int scan_all(bls_state *state, const bls_search *search, const uint8_t *d
 int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, size_t *n_hits)
 {
     bls_cover *cover = NULL;
-    uint64_t rows;
+    uint64_t rows, compared = 0;
     scratch *s;
     uint8_t *done; /* (n_queries) */
     size_t q, n_done = 0;
@@ -280,10 +277,11 @@ int bls_search_run(bls_state *state, const bls_search *search, bls_hit *hits, si
         }
     }
     if (rc == SQLITE_OK && n_done < search->n_queries)
-        rc = scan_all(state, search, done, hits, n_hits, s);
+        rc = scan_all(state, search, done, hits, n_hits, s, &compared);
     for (q = 0; q < search->n_queries && rc == SQLITE_OK; q++) {
-        if (!done[q] && !search->filter)
-            rc = bls_cover_learn(search->store, state, bound(search, hits + q * search->k, n_hits[q]) - 1);
+        if (done[q] || compared)
+            rc = bls_cover_learn(search->store, state, bound(search, hits + q * search->k, n_hits[q]) - 1,
+                                 done[q] ? 0 : compared);
         if (n_hits[q] > 1)
             qsort(hits + q * search->k, n_hits[q], sizeof *hits, compare_hits);
     }

@@ -14,10 +14,10 @@
  * Called by the virtual tables (sqlite_index.c). */
 #include "code_store.h"
 
-#include <stdarg.h>
 #include <string.h>
 
 #include "code_multi.h"
+#include "sqlite_table.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -83,22 +83,6 @@ static int corrupt(bls_store *store, int64_t first, const char *what)
 
 /* ---- shadow tables ------------------------------------------------------------------ */
 
-static int execute(sqlite3 *db, char **message, const char *format, ...)
-{
-    va_list arguments;
-    char *sql;
-    int rc;
-
-    va_start(arguments, format);
-    sql = sqlite3_vmprintf(format, arguments);
-    va_end(arguments);
-    if (!sql)
-        return SQLITE_NOMEM;
-    rc = sqlite3_exec(db, sql, NULL, NULL, message);
-    sqlite3_free(sql);
-    return rc;
-}
-
 static int64_t random_stamp(void)
 {
     int64_t stamp;
@@ -111,7 +95,7 @@ static int64_t random_stamp(void)
 
 int bls_store_create(sqlite3 *db, const char *schema, const char *name, char **message)
 {
-    return execute(db, message,
+    return bls_execute(db, message,
                    "CREATE TABLE \"%w\".\"%w_config\"(k PRIMARY KEY, v) WITHOUT ROWID;"
                    "CREATE TABLE \"%w\".\"%w_blocks\"(first INTEGER PRIMARY KEY, n INTEGER, stamp INTEGER, data BLOB);"
                    "INSERT INTO \"%w\".\"%w_config\"(k, v) VALUES('stamp', %lld)",
@@ -120,7 +104,7 @@ int bls_store_create(sqlite3 *db, const char *schema, const char *name, char **m
 
 int bls_store_drop(sqlite3 *db, const char *schema, const char *name)
 {
-    return execute(db, NULL,
+    return bls_execute(db, NULL,
                    "DROP TABLE IF EXISTS \"%w\".\"%w_config\"; DROP TABLE IF EXISTS \"%w\".\"%w_blocks\"",
                    schema, name, schema, name);
 }
@@ -162,7 +146,7 @@ int bls_store_get(sqlite3 *db, const char *schema, const char *name, const char 
 
 int bls_store_set(sqlite3 *db, const char *schema, const char *name, const char *key, const char *text)
 {
-    return execute(db, NULL, "REPLACE INTO \"%w\".\"%w_config\"(k, v) VALUES(%Q, %Q)", schema, name, key, text);
+    return bls_execute(db, NULL, "REPLACE INTO \"%w\".\"%w_config\"(k, v) VALUES(%Q, %Q)", schema, name, key, text);
 }
 
 /* ---- a store ------------------------------------------------------------------------ */
@@ -224,13 +208,8 @@ static void close_blob(bls_store *store)
 
 static void finalize(bls_store *store)
 {
-    int i;
-
     close_blob(store);
-    for (i = 0; i < N_STATEMENTS; i++) {
-        sqlite3_finalize(store->statements[i]);
-        store->statements[i] = NULL;
-    }
+    bls_finalize(store->statements, N_STATEMENTS);
 }
 
 void bls_store_release(bls_store *store)
@@ -279,15 +258,11 @@ const char *bls_store_message(const bls_store *store)
 
 static int statement(bls_store *store, int which, sqlite3_stmt **result)
 {
-    char *sql;
     int rc;
 
     if (!store->statements[which]) {
-        sql = sqlite3_mprintf(statement_sql[which], store->schema, store->name);
-        if (!sql)
-            return SQLITE_NOMEM;
-        rc = sqlite3_prepare_v3(store->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &store->statements[which], NULL);
-        sqlite3_free(sql);
+        rc = bls_prepare(store->db, sqlite3_mprintf(statement_sql[which], store->schema, store->name),
+                         &store->statements[which]);
         if (rc != SQLITE_OK) {
             if (rc == SQLITE_ERROR) /* the shadow table is gone or another */
                 return fail(store, SQLITE_CORRUPT_VTAB, "a shadow table is missing or malformed");
@@ -306,7 +281,7 @@ int bls_store_rename(bls_store *store, const char *name)
     if (!copy)
         return SQLITE_NOMEM;
     finalize(store);
-    rc = execute(store->db, NULL,
+    rc = bls_execute(store->db, NULL,
                  "ALTER TABLE \"%w\".\"%w_config\" RENAME TO \"%w_config\";"
                  "ALTER TABLE \"%w\".\"%w_blocks\" RENAME TO \"%w_blocks\"",
                  store->schema, store->name, name, store->schema, store->name, name);
@@ -882,7 +857,7 @@ int bls_store_clear(bls_store *store)
     int rc;
 
     close_blob(store);
-    rc = execute(store->db, NULL, "DELETE FROM \"%w\".\"%w_blocks\"", store->schema, store->name);
+    rc = bls_execute(store->db, NULL, "DELETE FROM \"%w\".\"%w_blocks\"", store->schema, store->name);
     if (rc == SQLITE_OK)
         rc = new_stamp(store);
     forget_all(store);

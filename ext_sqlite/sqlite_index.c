@@ -23,6 +23,7 @@
  * This file: the declaration, connecting, transactions, renaming, dropping. */
 #include "sqlite_index.h"
 #include "sqlite_declaration.h"
+#include "sqlite_table.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -31,15 +32,11 @@
 int index_fail(index_table *table, int rc, const char *format, ...)
 {
     va_list arguments;
-    char *text;
 
     va_start(arguments, format);
-    text = sqlite3_vmprintf(format, arguments);
+    rc = bls_table_fail(&table->base, "bitlm_index", table->name, rc, format, arguments);
     va_end(arguments);
-    sqlite3_free(table->base.zErrMsg);
-    table->base.zErrMsg = sqlite3_mprintf("bitlm_index %s: %s", table->name, text ? text : "");
-    sqlite3_free(text);
-    return text && table->base.zErrMsg ? rc : SQLITE_NOMEM;
+    return rc;
 }
 
 int index_store_failed(index_table *table, int rc)
@@ -62,15 +59,12 @@ typedef struct declaration {
 static int refuse(declaration *d, const char *format, ...)
 {
     va_list arguments;
-    char *text;
+    int rc;
 
     va_start(arguments, format);
-    text = sqlite3_vmprintf(format, arguments);
+    rc = bls_refuse(d->message, "bitlm_index", format, arguments);
     va_end(arguments);
-    sqlite3_free(*d->message);
-    *d->message = sqlite3_mprintf("bitlm_index: %s", text ? text : "");
-    sqlite3_free(text);
-    return SQLITE_ERROR;
+    return rc;
 }
 
 static int contains(const char *text, const char *word)
@@ -331,9 +325,7 @@ static int create_rows(index_table *table, char **message)
         sqlite3_str_appendall(out, ", vector BLOB");
     sqlite3_str_appendall(out, ")");
     sql = sqlite3_str_finish(out);
-    if (!sql)
-        return SQLITE_NOMEM;
-    rc = sqlite3_exec(table->state->db, sql, NULL, NULL, message);
+    rc = sql ? bls_execute(table->state->db, message, "%s", sql) : SQLITE_NOMEM;
     sqlite3_free(sql);
     return rc;
 }
@@ -347,7 +339,6 @@ int index_statement(index_table *table, int which, sqlite3_stmt **statement)
         "DELETE FROM \"%w\".\"%w_rows\" WHERE id=?1",
     };
     sqlite3_str *out;
-    char *text;
     int i, rc;
 
     if (!table->statements[which]) {
@@ -358,12 +349,7 @@ int index_statement(index_table *table, int which, sqlite3_stmt **statement)
                 sqlite3_str_appendf(out, ", ?%d", i + 3);
             sqlite3_str_appendall(out, ")");
         }
-        text = sqlite3_str_finish(out);
-        if (!text)
-            return SQLITE_NOMEM;
-        rc = sqlite3_prepare_v3(table->state->db, text, -1, SQLITE_PREPARE_PERSISTENT, &table->statements[which],
-                                NULL);
-        sqlite3_free(text);
+        rc = bls_prepare(table->state->db, sqlite3_str_finish(out), &table->statements[which]);
         if (rc == SQLITE_ERROR)
             return index_fail(table, SQLITE_CORRUPT_VTAB, "a shadow table is missing or malformed");
         if (rc != SQLITE_OK)
@@ -375,12 +361,7 @@ int index_statement(index_table *table, int which, sqlite3_stmt **statement)
 
 static void finalize(index_table *table)
 {
-    int i;
-
-    for (i = 0; i < N_ROWS_STATEMENTS; i++) {
-        sqlite3_finalize(table->statements[i]);
-        table->statements[i] = NULL;
-    }
+    bls_finalize(table->statements, N_ROWS_STATEMENTS);
 }
 
 /* ---- connecting ------------------------------------------------------------------------- */
@@ -468,17 +449,13 @@ static int index_connect(sqlite3 *db, void *aux, int argc, const char *const *ar
 static int index_destroy(sqlite3_vtab *base)
 {
     index_table *table = (index_table *)base;
-    char *sql;
     int rc;
 
     finalize(table); /* statements would lock the tables */
     bls_store_release(table->store);
     rc = bls_store_drop(table->state->db, table->schema, table->name);
-    if (rc == SQLITE_OK) {
-        sql = sqlite3_mprintf("DROP TABLE IF EXISTS \"%w\".\"%w_rows\"", table->schema, table->name);
-        rc = sql ? sqlite3_exec(table->state->db, sql, NULL, NULL, NULL) : SQLITE_NOMEM;
-        sqlite3_free(sql);
-    }
+    if (rc == SQLITE_OK)
+        rc = bls_execute(table->state->db, NULL, "DROP TABLE IF EXISTS \"%w\".\"%w_rows\"", table->schema, table->name);
     return rc == SQLITE_OK ? index_disconnect(base) : rc;
 }
 
@@ -541,18 +518,16 @@ static int index_rollback_to(sqlite3_vtab *base, int savepoint)
 static int index_rename(sqlite3_vtab *base, const char *name)
 {
     index_table *table = (index_table *)base;
-    char *copy, *sql;
+    char *copy;
     int rc;
 
     finalize(table);
     rc = bls_store_flush(table->store);
     if (rc == SQLITE_OK)
         rc = bls_store_rename(table->store, name);
-    if (rc == SQLITE_OK && table->has_rows) {
-        sql = sqlite3_mprintf("ALTER TABLE \"%w\".\"%w_rows\" RENAME TO \"%w_rows\"", table->schema, table->name, name);
-        rc = sql ? sqlite3_exec(table->state->db, sql, NULL, NULL, NULL) : SQLITE_NOMEM;
-        sqlite3_free(sql);
-    }
+    if (rc == SQLITE_OK && table->has_rows)
+        rc = bls_execute(table->state->db, NULL, "ALTER TABLE \"%w\".\"%w_rows\" RENAME TO \"%w_rows\"", table->schema,
+                         table->name, name);
     if (rc == SQLITE_OK) {
         copy = sqlite3_mprintf("%s", name);
         if (!copy)

@@ -70,6 +70,7 @@ typedef struct index_table {
 #define ITEM_OFFSET 'O'
 /* letters: a + BLS_FILTER_*; idxNum: */
 #define PLAN_KNN 1
+#define PLAN_ALL 2 /* with it: SQLite neither drops nor reorders rows, so that LIMIT says how many are wanted */
 
 /* Sets zErrMsg; returns rc. */
 int index_fail(index_table *table, int rc, const char *format, ...);

@@ -13,6 +13,7 @@
  *
  * Called by SQLite through the module in sqlite_index.c. */
 #include "sqlite_index.h"
+#include "sqlite_table.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -89,21 +90,10 @@ int index_cell(char affinity, int stored, sqlite3_value *value, bls_cell *cell, 
     return SQLITE_OK;
 }
 
-static const char *type_name(sqlite3_value *value)
-{
-    switch (sqlite3_value_type(value)) {
-    case SQLITE_INTEGER: return "an INTEGER";
-    case SQLITE_FLOAT: return "a REAL";
-    case SQLITE_TEXT: return "a TEXT";
-    case SQLITE_BLOB: return "a BLOB";
-    default: return "NULL";
-    }
-}
-
 static int blob_of(index_table *table, sqlite3_value *value, const char *what, size_t length, const uint8_t **bytes)
 {
     if (sqlite3_value_type(value) != SQLITE_BLOB)
-        return index_fail(table, SQLITE_ERROR, "%s is %s, but must be a BLOB of %lld bytes", what, type_name(value),
+        return index_fail(table, SQLITE_ERROR, "%s is %s, but must be a BLOB of %lld bytes", what, bls_type_name(value),
                           (sqlite3_int64)length);
     if ((size_t)sqlite3_value_bytes(value) != length)
         return index_fail(table, SQLITE_ERROR, "%s has %d bytes, but must have %lld (bits=%u)", what,
@@ -588,7 +578,7 @@ int index_filter(sqlite3_vtab_cursor *base, int number, const char *plan, int ar
     size_t want;
 
     clear(cursor);
-    cursor->search = number == PLAN_KNN;
+    cursor->search = (number & PLAN_KNN) != 0;
     cursor->is_vector = 0;
     cursor->k = -1;
     cursor->at_end = 0;
@@ -620,7 +610,7 @@ int index_filter(sqlite3_vtab_cursor *base, int number, const char *plan, int ar
             break;
         case ITEM_K:
             if (sqlite3_value_numeric_type(argv[i]) != SQLITE_INTEGER)
-                rc = index_fail(table, SQLITE_ERROR, "k is %s, but must be an integer", type_name(argv[i]));
+                rc = index_fail(table, SQLITE_ERROR, "k is %s, but must be an integer", bls_type_name(argv[i]));
             else if ((cursor->k = sqlite3_value_int64(argv[i])) < 0 || cursor->k > INDEX_MOST_K)
                 rc = index_fail(table, SQLITE_ERROR, "k is %lld, but must be 0 to %d", cursor->k, INDEX_MOST_K);
             break;
@@ -675,17 +665,22 @@ int index_filter(sqlite3_vtab_cursor *base, int number, const char *plan, int ar
         cursor->most = table->bits - 1;
     }
     if (cursor->is_vector && cursor->k < 0) {
-        if (limit < 0) {
+        if (limit < 0 || !(number & PLAN_ALL)) {
             rc = index_fail(table, SQLITE_ERROR,
                             "a search by vector needs k: WHERE %s MATCH ? AND k = 10",
                             table->columns[table->vector].name);
             goto fail;
         }
-        cursor->k = limit + (offset > 0 ? offset : 0);
+        offset = offset > 0 ? offset : 0;
+        if (limit > INDEX_MOST_K || offset > INDEX_MOST_K - limit) {
+            rc = index_fail(table, SQLITE_ERROR, "LIMIT and OFFSET ask for more than %d rows by a vector", INDEX_MOST_K);
+            goto fail;
+        }
+        cursor->k = limit + offset;
     }
     if (cursor->k < 0) {
         want = FIRST_BATCH;
-        if (limit >= 0 && limit + offset < INDEX_MOST_K)
+        if (limit >= 0 && limit < INDEX_MOST_K && offset < INDEX_MOST_K)
             want = (size_t)(limit + (offset > 0 ? offset : 0));
         if (want == 0)
             want = 1;

@@ -74,7 +74,7 @@ static int order_is_ours(const index_table *table, const sqlite3_index_info *inf
         if (info->aOrderBy[i].desc)
             return 0;
         if (column < 0 || column == table->rowid)
-            return 1; /* rowids differ: what follows does not matter */
+            return !search || i > 0; /* rowids differ: what follows does not matter */
         if (!(search && i == 0 && column == table->distance))
             return 0;
     }
@@ -171,8 +171,9 @@ int index_best(sqlite3_vtab *base, sqlite3_index_info *info)
     }
     if (rows < 1)
         rows = 1;
+    info->orderByConsumed = info->nOrderBy > 0 && order_is_ours(table, info, search);
     if (search) {
-        info->idxNum = PLAN_KNN;
+        info->idxNum = PLAN_KNN | (p.n == info->nConstraint && info->orderByConsumed == (info->nOrderBy > 0) ? PLAN_ALL : 0);
         cost = 1e6 + rows / 10;
         rows = has_k || has_limit ? 10 : rows < 100 ? rows : 100;
     } else if (by_rowid) {
@@ -186,7 +187,6 @@ int index_best(sqlite3_vtab *base, sqlite3_index_info *info)
     info->idxFlags = 0;
     info->estimatedCost = cost;
     info->estimatedRows = (sqlite3_int64)rows;
-    info->orderByConsumed = info->nOrderBy > 0 && order_is_ours(table, info, search);
     info->idxStr = sqlite3_mprintf("%s", p.items);
     if (!info->idxStr)
         return SQLITE_NOMEM;

@@ -22,6 +22,7 @@
  * This file: the declaration, connecting, transactions, renaming, dropping. */
 #include "sqlite_search.h"
 #include "sqlite_declaration.h"
+#include "sqlite_table.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -30,15 +31,11 @@
 int search_fail(search_table *table, int rc, const char *format, ...)
 {
     va_list arguments;
-    char *text;
 
     va_start(arguments, format);
-    text = sqlite3_vmprintf(format, arguments);
+    rc = bls_table_fail(&table->base, "bitlm_search", table->name, rc, format, arguments);
     va_end(arguments);
-    sqlite3_free(table->base.zErrMsg);
-    table->base.zErrMsg = text ? sqlite3_mprintf("bitlm_search %s: %s", table->name, text) : NULL;
-    sqlite3_free(text);
-    return table->base.zErrMsg ? rc : SQLITE_NOMEM;
+    return rc;
 }
 
 int search_store_failed(search_table *table, int rc)
@@ -60,15 +57,12 @@ typedef struct declaration {
 static int refuse(declaration *d, const char *format, ...)
 {
     va_list arguments;
-    char *text;
+    int rc;
 
     va_start(arguments, format);
-    text = sqlite3_vmprintf(format, arguments);
+    rc = bls_refuse(d->message, "bitlm_search", format, arguments);
     va_end(arguments);
-    sqlite3_free(*d->message);
-    *d->message = text ? sqlite3_mprintf("bitlm_search: %s", text) : NULL;
-    sqlite3_free(text);
-    return *d->message ? SQLITE_ERROR : SQLITE_NOMEM;
+    return rc;
 }
 
 static int number_option(declaration *d, const char *name, const char *value, int64_t least, int64_t most,
@@ -240,31 +234,26 @@ static int declare(sqlite3 *db, search_table *table, int argc, const char *const
 
 /* ---- shadow tables ---------------------------------------------------------------------- */
 
-static int execute(sqlite3 *db, char **message, char *sql)
-{
-    int rc = sql ? sqlite3_exec(db, sql, NULL, NULL, message) : SQLITE_NOMEM;
-
-    sqlite3_free(sql);
-    return rc;
-}
-
 static int create_tables(search_table *table, char **message)
 {
     sqlite3 *db = table->state->db;
     sqlite3_str *out;
+    char *sql;
     int i, rc;
 
     rc = bls_store_create(db, table->schema, table->name, message);
     if (rc == SQLITE_OK)
-        rc = execute(db, message, sqlite3_mprintf("CREATE TABLE \"%w\".\"%w_docs\"(id INTEGER PRIMARY KEY, ticket INTEGER, "
-                                                  "first INTEGER, n INTEGER, places BLOB)", table->schema, table->name));
+        rc = bls_execute(db, message, "CREATE TABLE \"%w\".\"%w_docs\"(id INTEGER PRIMARY KEY, ticket INTEGER, first INTEGER, "
+                                      "n INTEGER, places BLOB)", table->schema, table->name);
     if (rc == SQLITE_OK && table->content == CONTENT_OWN) {
         out = sqlite3_str_new(db);
         sqlite3_str_appendf(out, "CREATE TABLE \"%w\".\"%w_content\"(id INTEGER PRIMARY KEY", table->schema, table->name);
         for (i = 0; i < table->n_columns; i++)
             sqlite3_str_appendf(out, ", c%d", i);
         sqlite3_str_appendall(out, ")");
-        rc = execute(db, message, sqlite3_str_finish(out));
+        sql = sqlite3_str_finish(out);
+        rc = sql ? bls_execute(db, message, "%s", sql) : SQLITE_NOMEM;
+        sqlite3_free(sql);
     }
     return rc;
 }
@@ -299,7 +288,6 @@ int search_statement_of(search_table *table, enum search_statement which, sqlite
         [CONFIG_GET] = "SELECT k, v FROM \"%w\".\"%w_config\" WHERE k IN ('bits', 'model_id')",
     };
     sqlite3_str *out;
-    char *text;
     int i, rc;
 
     if (!table->statements[which]) {
@@ -313,11 +301,7 @@ int search_statement_of(search_table *table, enum search_statement which, sqlite
                 sqlite3_str_appendf(out, ", ?%d", i + 2);
             sqlite3_str_appendall(out, ")");
         }
-        text = sqlite3_str_finish(out);
-        if (!text)
-            return SQLITE_NOMEM;
-        rc = sqlite3_prepare_v3(table->state->db, text, -1, SQLITE_PREPARE_PERSISTENT, &table->statements[which], NULL);
-        sqlite3_free(text);
+        rc = bls_prepare(table->state->db, sqlite3_str_finish(out), &table->statements[which]);
         if (rc == SQLITE_ERROR && which == CONTENT_GET && table->content == CONTENT_EXTERNAL)
             return search_fail(table, SQLITE_ERROR, "the content table: %s", sqlite3_errmsg(table->state->db));
         if (rc == SQLITE_ERROR)
@@ -341,12 +325,7 @@ int search_run_statement(sqlite3_stmt *statement)
 
 static void finalize(search_table *table)
 {
-    int i;
-
-    for (i = 0; i < N_SEARCH_STATEMENTS; i++) {
-        sqlite3_finalize(table->statements[i]);
-        table->statements[i] = NULL;
-    }
+    bls_finalize(table->statements, N_SEARCH_STATEMENTS);
 }
 
 /* ---- the configuration ------------------------------------------------------------------- */
@@ -578,9 +557,9 @@ static int search_destroy(sqlite3_vtab *base)
         bls_store_release(table->store);
     rc = bls_store_drop(table->state->db, table->schema, table->name);
     if (rc == SQLITE_OK)
-        rc = execute(table->state->db, NULL,
-                     sqlite3_mprintf("DROP TABLE IF EXISTS \"%w\".\"%w_docs\"; DROP TABLE IF EXISTS \"%w\".\"%w_content\"",
-                                     table->schema, table->name, table->schema, table->name));
+        rc = bls_execute(table->state->db, NULL,
+                         "DROP TABLE IF EXISTS \"%w\".\"%w_docs\"; DROP TABLE IF EXISTS \"%w\".\"%w_content\"",
+                         table->schema, table->name, table->schema, table->name);
     return rc == SQLITE_OK ? search_disconnect(base) : rc;
 }
 
@@ -598,11 +577,11 @@ static int search_rename(sqlite3_vtab *base, const char *name)
     if (rc == SQLITE_OK)
         rc = bls_store_rename(table->store, name);
     if (rc == SQLITE_OK)
-        rc = execute(table->state->db, NULL, sqlite3_mprintf("ALTER TABLE \"%w\".\"%w_docs\" RENAME TO \"%w_docs\"",
-                                                             table->schema, table->name, name));
+        rc = bls_execute(table->state->db, NULL, "ALTER TABLE \"%w\".\"%w_docs\" RENAME TO \"%w_docs\"", table->schema,
+                         table->name, name);
     if (rc == SQLITE_OK && table->content == CONTENT_OWN)
-        rc = execute(table->state->db, NULL, sqlite3_mprintf("ALTER TABLE \"%w\".\"%w_content\" RENAME TO \"%w_content\"",
-                                                             table->schema, table->name, name));
+        rc = bls_execute(table->state->db, NULL, "ALTER TABLE \"%w\".\"%w_content\" RENAME TO \"%w_content\"", table->schema,
+                         table->name, name);
     if (rc == SQLITE_OK) {
         sqlite3_free(table->name);
         table->name = copy;

@@ -8,6 +8,7 @@
  *
  * Called by SQLite through the module in sqlite_search.c. */
 #include "sqlite_search.h"
+#include "sqlite_table.h"
 
 #include <string.h>
 
@@ -324,10 +325,8 @@ static int put_arguments(search_table *table, sqlite3_value **argv, sqlite3_int6
 /* Empties the index; keeps a message that is there. */
 static int clear_index(search_table *table)
 {
-    char *sql = sqlite3_mprintf("DELETE FROM \"%w\".\"%w_docs\"", table->schema, table->name);
-    int rc = sql ? sqlite3_exec(table->state->db, sql, NULL, NULL, NULL) : SQLITE_NOMEM;
+    int rc = bls_execute(table->state->db, NULL, "DELETE FROM \"%w\".\"%w_docs\"", table->schema, table->name);
 
-    sqlite3_free(sql);
     if (rc == SQLITE_OK)
         rc = bls_store_clear(table->store);
     return table->base.zErrMsg ? rc : search_store_failed(table, rc);

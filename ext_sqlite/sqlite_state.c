@@ -18,6 +18,7 @@
  * transaction of a writing statement, so only the host's interrupt gives it; a
  * timeout_ms is an ordinary error. */
 #include "sqlite_adapter.h"
+#include "sqlite_table.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -231,17 +232,6 @@ bitlm_status bls_error(bls_call *call, bitlm_status status, const char *format, 
     return status;
 }
 
-static const char *type_name(sqlite3_value *value)
-{
-    switch (sqlite3_value_type(value)) {
-    case SQLITE_INTEGER: return "an INTEGER";
-    case SQLITE_FLOAT: return "a REAL";
-    case SQLITE_TEXT: return "a TEXT";
-    case SQLITE_BLOB: return "a BLOB";
-    default: return "NULL";
-    }
-}
-
 /* For messages: at most 60 bytes of what a user gave, printable ASCII only, since
  * hosts decode messages strictly. */
 static const char *show(char out[64], const char *text, size_t length)
@@ -294,7 +284,7 @@ bitlm_status bls_begin(bls_call *call, bls_state *state, const char *name, sqlit
         if (sqlite3_value_type(options) != SQLITE_TEXT)
             return bls_error(call, BITLM_ARG,
                              "the options are %s; give a JSON object such as {\"model\":\"story\"}",
-                             type_name(options));
+                             bls_type_name(options));
         json = (const char *)sqlite3_value_text(options);
         if (!json)
             return bls_error(call, BITLM_NOMEM, "out of memory");

@@ -201,11 +201,11 @@ static double rest_ns(const bl_multi *multi, uint32_t pieces, uint32_t s, uint32
     return sum;
 }
 
-double bl_multi_cost(uint64_t n, size_t bytes, uint32_t distance) {
+double bl_multi_cost(uint64_t n, size_t bytes, uint32_t pieces, uint32_t distance) {
     bl_multi multi = {0};
     shape(&multi, n, bytes);
     double all = scan_ns(&multi, n);
-    return rest_ns(&multi, multi.most_pieces, 0, 0, distance, 2.0 * all) / all;
+    return BL_MIN(rest_ns(&multi, BL_MIN(pieces, multi.most_pieces), 0, 0, distance, 2.0 * all) / all, 2.0);
 }
 
 /* ---- a search ------------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  *
  *     bl_multi_new(segments ...)          over codes that stay where they are and do not change
  *     bl_multi_grow(...)                  adds one more piece; each costs a few scans and n * 4 bytes
- *     bl_multi_cost(n, bytes, d)          what share of a flat scan's time all codes within d would take
+ *     bl_multi_cost(n, bytes, pieces, d)  what share of a flat scan's time all codes within d would take
  *     bl_multi_search(...)                offers every code nearer than a bound, or gives up early
  *
  * A place is segment << 16 | row.  Searching changes nothing, so threads may search while one grows.
@@ -46,8 +46,8 @@ uint32_t bl_multi_most_pieces(const bl_multi *multi);
 uint32_t bl_multi_pieces(const bl_multi *multi); /* that are there */
 /* Adds a piece.  One thread at a time. */
 bitlm_status bl_multi_grow(bl_multi *multi, bl_poll *poll, bitlm_error *error);
-/* With all pieces, for codes of independent bits; more than 1 where it cannot win. */
-double bl_multi_cost(uint64_t n, size_t bytes, uint32_t distance);
+/* With so many pieces (UINT32_MAX: all), for codes of independent bits; more than 1 where it cannot win. */
+double bl_multi_cost(uint64_t n, size_t bytes, uint32_t pieces, uint32_t distance);
 /* Offers the codes nearer to query than `below`.  rows: how many a flat scan would compare.  shrinks: the bound may come down
  * as near codes are found, so that a little is spent on finding some. */
 int bl_multi_search(const bl_multi *multi, const uint8_t *query, uint32_t below, uint64_t rows, int shrinks,

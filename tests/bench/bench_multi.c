@@ -142,7 +142,7 @@ static void one(const char *name, const bl_multi *multi, const uint8_t *codes, s
     qsort(last, ROUNDS, sizeof *last, ascending);
     printf("%-10s %6u  %4zu  %4.0f  %8.3f (%.3f-%.3f)  %8.3f (%.3f-%.3f)  %7.2f  %5.2f  %d of %d\n", name, bl_multi_pieces(multi), k,
            k ? last[ROUNDS / 2] : (double)most, flat[ROUNDS / 2], flat[2], flat[ROUNDS - 3], pieces[ROUNDS / 2], pieces[2], pieces[ROUNDS - 3],
-           flat[ROUNDS / 2] / pieces[ROUNDS / 2], bl_multi_cost(n, bytes, k ? (uint32_t)last[ROUNDS / 2] : most), gave_up, ROUNDS);
+           flat[ROUNDS / 2] / pieces[ROUNDS / 2], bl_multi_cost(n, bytes, UINT32_MAX, k ? (uint32_t)last[ROUNDS / 2] : most), gave_up, ROUNDS);
     free(distances);
     free(rows);
     free(hits);

@@ -1,14 +1,22 @@
 /* fault_index.c - bitlm_index or bitlm_search with every allocation failing in turn, and every read, write, sync and
  * truncation of the database's files.
  *
- *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search|reread]]]
+ *     fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [SCENE]]]
  *
- * Each round makes a small database without faults, arms fault number n (failing once, in a second
- * sweep from then on), runs the scenario and disarms.  Whatever a statement answered, afterwards the
+ * Each round takes a small database that was made without faults, arms fault number n (failing once, in a second
+ * sweep from then on), runs the scene and disarms.  Whatever a statement answered, afterwards the
  * index must hold exactly what a plain table holds that every transaction changed with it, and its
  * integrity check must say ok, and no memory may stay behind.  The sweep ends with the first n that is never reached, or at LIMIT faults,
- * taken evenly.  reread is a few changes of a bitlm_index whose blocks do not stay in memory, short enough that every
- * place is tried each time.  If the process dies, it says of which fault.
+ * taken evenly.  If the process dies, it says of which fault.
+ *
+ *     index    all kinds of statements on a bitlm_index of three blocks
+ *     search   the same for bitlm_search, own and external content
+ *     rename, rename_search   either inside a transaction; apart, because SQLite itself allocates thousands of times for it
+ *     reread   changes of a bitlm_index whose blocks do not stay in memory
+ *     pieces   a bitlm_index large enough for tables of pieces: they are made, found by another table object of the process,
+ *              kept over changes, dropped; answers are compared with a plain scan by the connection that had the fault
+ *
+ * BITLM_FAULT_PLACES=1 prints the number of places before each statement.
  *
  * Run by tests/sqlite/test_index_faults.py and test_search_faults.py. */
 #include <signal.h>
@@ -119,13 +127,19 @@ static int v_delete(sqlite3_vfs *vfs, const char *name, int sync)
 
 /* ---- the scenario ------------------------------------------------------------------------------- */
 
+#define FAR_AWAY 1000000000 /* the number of no fault */
+
 static const char *extension, *path;
+static int show_places;
 
 static int run(sqlite3 *db, const char *sql)
 {
     sqlite3_stmt *statement = NULL;
-    int rc = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
+    int rc;
 
+    if (show_places && armed)
+        fprintf(stderr, "%8ld  %s\n", FAR_AWAY - countdown, sql);
+    rc = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
     if (rc != SQLITE_OK)
         return rc;
     while ((rc = sqlite3_step(statement)) == SQLITE_ROW)
@@ -143,15 +157,28 @@ static void must(sqlite3 *db, const char *sql)
     }
 }
 
-static sqlite3 *open_db(void)
+/* random_code(i): eight bytes, always the same (splitmix64). */
+static void random_code(sqlite3_context *context, int argc, sqlite3_value **argv)
+{
+    sqlite3_uint64 z = (sqlite3_uint64)sqlite3_value_int64(argv[0]) * 0x9e3779b97f4a7c15u;
+
+    (void)argc;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    sqlite3_result_blob(context, &z, sizeof z, SQLITE_TRANSIENT);
+}
+
+static sqlite3 *open_file(const char *name)
 {
     sqlite3 *db = NULL;
     char *message = NULL;
 
-    if (sqlite3_open(path, &db) != SQLITE_OK) {
-        fprintf(stderr, "cannot open %s\n", path);
+    if (sqlite3_open(name, &db) != SQLITE_OK) {
+        fprintf(stderr, "cannot open %s\n", name);
         exit(1);
     }
+    sqlite3_create_function(db, "random_code", 1, SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, random_code, NULL, NULL);
     sqlite3_enable_load_extension(db, 1);
     if (sqlite3_load_extension(db, extension, "sqlite3_bitlm_init", &message) != SQLITE_OK) {
         fprintf(stderr, "%s\n", message);
@@ -160,49 +187,55 @@ static sqlite3 *open_db(void)
     return db;
 }
 
+static sqlite3 *open_db(void) { return open_file(path); }
+
 /* What is run: statements that make the database; transactions, one after the other, the next beginning even where
- * one failed; queries; and what must hold afterwards: `checks` answer 'ok' or nothing, `differences` 0. */
+ * one failed; queries; and what must hold afterwards: `answers`, asked by the same connection, and `checks` give 'ok' or nothing,
+ * `differences` 0.  Without a fault the connection then has at least `memory` bytes. */
 typedef struct scene {
+    const char *name;
     const char *const *make;
-    const char *const (*transactions)[6];
-    const char *const *queries, *const *checks;
+    const char *const (*transactions)[7];
+    const char *const *queries, *const *answers, *const *checks;
     const char *differences;
+    sqlite3_int64 memory;
 } scene;
 
+static const char *const none[] = {NULL};
+
+/* Codes so long that a block has 64 rows. */
 static const char *const index_make[] = {
     "PRAGMA synchronous=off",
-    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a)",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=6144, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a)",
     "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)",
     "CREATE TABLE more(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT, a)",
-    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1200) INSERT INTO o "
-    "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
-    "INSERT INTO more SELECT r + 2000, c, n, s, 'more ' || r, a FROM o WHERE r <= 60",
+    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 150) INSERT INTO o "
+    "SELECT i, CAST(substr(printf('%.768d', i * 7919), 1, 768) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
+    "INSERT INTO more SELECT r + 2000, c, n, s, 'more ' || r, a FROM o WHERE r <= 20",
     "BEGIN",
     "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o",
     "COMMIT",
     NULL,
 };
-static const char *const index_transactions[][6] = {
+static const char *const index_transactions[][7] = {
     {"INSERT INTO v(rowid, code, n, s, id, a) SELECT r, c, n, s, id, a FROM more",
      "INSERT INTO o SELECT r, c, n, s, id, a FROM more"},
     {"DELETE FROM v WHERE n % 5 = 0", "DELETE FROM o WHERE n % 5 = 0"},
-    {"SAVEPOINT a", "UPDATE v SET n = n + 1", "ROLLBACK TO a", "UPDATE v SET s = 'new', a = 'also' WHERE n < 60",
-     "UPDATE o SET s = 'new', a = 'also' WHERE n < 60"},
-    {"INSERT OR REPLACE INTO v(rowid, code, n, s, id, a) VALUES (3, zeroblob(64), 7, 'z', 'key 9', NULL)",
-     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(64), 7, 'z', 'key 9', NULL)"},
+    {"SAVEPOINT a", "UPDATE v SET n = n + 1 WHERE n < 20", "ROLLBACK TO a", "UPDATE v SET s = 'new', a = 'also' WHERE n < 20",
+     "UPDATE o SET s = 'new', a = 'also' WHERE n < 20"},
+    {"INSERT OR REPLACE INTO v(rowid, code, n, s, id, a) VALUES (3, zeroblob(768), 7, 'z', 'key 9', NULL)",
+     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(768), 7, 'z', 'key 9', NULL)"},
     {"UPDATE v SET rowid = 5000 WHERE rowid = 12", "UPDATE o SET r = 5000 WHERE r = 12"},
     {"INSERT INTO v(v) VALUES ('optimize')"},
     {NULL},
 };
 static const char *const index_queries[] = {
-    "SELECT rowid, distance, s, a FROM v WHERE code MATCH zeroblob(64) AND k = 20 AND n IN (1, 2, 3, 50) AND s = 'new'",
-    "SELECT count(*) FROM v WHERE code MATCH zeroblob(64)",
+    "SELECT rowid, distance, s, a FROM v WHERE code MATCH zeroblob(768) AND k = 20 AND n IN (1, 2, 3, 14) AND s = 'new'",
+    "SELECT count(*) FROM v WHERE code MATCH zeroblob(768)",
     "SELECT id FROM v WHERE id IN ('key 3', 'key 4')",
-    "SELECT * FROM bitlm_knn('v', zeroblob(128), 4)",
+    "SELECT * FROM bitlm_knn('v', zeroblob(1536), 4)",
     "SELECT count(*) FROM bitlm_duplicates('v', 3)",
     "SELECT bitlm_index_check('v')",
-    "ALTER TABLE v RENAME TO w",
-    "ALTER TABLE w RENAME TO v",
     NULL,
 };
 static const char *const index_checks[] = {"SELECT bitlm_index_check('v')", NULL};
@@ -222,7 +255,7 @@ static const char *const search_make[] = {
     "COMMIT",
     NULL,
 };
-static const char *const search_transactions[][6] = {
+static const char *const search_transactions[][7] = {
     {"INSERT INTO v(rowid, t, a) VALUES (5, 'rain', 5)", "INSERT INTO o VALUES (5, 'rain', 5)", "SELECT * FROM v('rain')",
      "DELETE FROM v WHERE rowid = 1", "DELETE FROM o WHERE r = 1"},
     {"SAVEPOINT a", "INSERT INTO v(rowid, t, a) VALUES (6, 'dog', 6)", "SELECT * FROM v('dog')", "ROLLBACK TO a",
@@ -238,8 +271,6 @@ static const char *const search_queries[] = {
     "SELECT rowid, chunk FROM x('animals') WHERE rowid IN (1, 2, 50) ORDER BY rank LIMIT 2",
     "SELECT bitlm_search_info('v')",
     "INSERT INTO v(v) VALUES ('integrity-check')",
-    "ALTER TABLE v RENAME TO w",
-    "ALTER TABLE w RENAME TO v",
     NULL,
 };
 static const char *const search_checks[] = {
@@ -251,36 +282,112 @@ static const char *const search_checks[] = {
 /* Each statement reads blocks through a BLOB handle while a transaction holds changes. */
 static const char *const reread_make[] = {
     "PRAGMA synchronous=off",
-    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=512, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a, cache_mb=0)",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=6144, n INTEGER, s TEXT, id TEXT PRIMARY KEY, +a, cache_mb=0)",
     "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER, s TEXT, id TEXT UNIQUE, a)",
-    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 1600) INSERT INTO o "
-    "SELECT i, CAST(substr(printf('%.64d', i * 7919), 1, 64) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
+    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 150) INSERT INTO o "
+    "SELECT i, CAST(substr(printf('%.768d', i * 7919), 1, 768) AS BLOB), i % 97, 's' || (i % 4), 'key ' || i, i FROM g",
     "BEGIN",
     "INSERT INTO v(rowid, code, n, s, id, a) SELECT * FROM o",
     "COMMIT",
     NULL,
 };
-static const char *const reread_transactions[][6] = {
-    {"INSERT INTO v(rowid, code, n, s, id) VALUES (9000, zeroblob(64), 1, 'x', 'new')", "INSERT INTO o VALUES (9000, zeroblob(64), 1, 'x', 'new', NULL)",
-     "INSERT OR IGNORE INTO v(rowid, code, id) VALUES (2, zeroblob(64), 'other'), (1500, zeroblob(64), 'another')",
-     "INSERT OR REPLACE INTO v(rowid, code, n, s, id) VALUES (3, zeroblob(64), 5, 'y', 'third')",
-     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(64), 5, 'y', 'third', NULL)"},
+static const char *const reread_transactions[][7] = {
+    {"INSERT INTO v(rowid, code, n, s, id) VALUES (9000, zeroblob(768), 1, 'x', 'new')", "INSERT INTO o VALUES (9000, zeroblob(768), 1, 'x', 'new', NULL)",
+     "INSERT OR IGNORE INTO v(rowid, code, id) VALUES (2, zeroblob(768), 'other'), (140, zeroblob(768), 'another')",
+     "INSERT OR REPLACE INTO v(rowid, code, n, s, id) VALUES (3, zeroblob(768), 5, 'y', 'third')",
+     "INSERT OR REPLACE INTO o VALUES (3, zeroblob(768), 5, 'y', 'third', NULL)"},
     {NULL},
 };
-static const char *const reread_queries[] = {NULL};
 
-static const scene index_scene = {index_make, index_transactions, index_queries, index_checks,
-    "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
-    "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, code, n, s, id, a FROM v)) + "
-    "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
-static const scene search_scene = {search_make, search_transactions, search_queries, search_checks,
-    "SELECT (SELECT count(*) FROM (SELECT rowid, t, a FROM v EXCEPT SELECT * FROM o)) + "
-    "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, t, a FROM v)) + "
-    "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
-static const scene reread_scene = {reread_make, reread_transactions, reread_queries, index_checks,
-    "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
-    "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"};
-static const scene *play = &index_scene;
+static const char *const rename_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=64, id TEXT PRIMARY KEY)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, id)",
+    "INSERT INTO v(rowid, code, id) VALUES (1, zeroblob(8), 'a')",
+    "INSERT INTO o VALUES (1, 'a')",
+    NULL,
+};
+static const char *const rename_transactions[][7] = {
+    {"INSERT INTO v(rowid, code, id) VALUES (2, zeroblob(8), 'b')", "INSERT INTO o VALUES (2, 'b')", "ALTER TABLE v RENAME TO w",
+     "INSERT INTO w(rowid, code, id) VALUES (3, zeroblob(8), 'c')", "INSERT INTO o VALUES (3, 'c')"},
+    {NULL},
+};
+
+static const char *const rename_search_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_search(id)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, id)",
+    "INSERT INTO v(rowid, id) VALUES (1, 'rain')",
+    "INSERT INTO o VALUES (1, 'rain')",
+    NULL,
+};
+static const char *const rename_search_transactions[][7] = {
+    {"INSERT INTO v(rowid, id) VALUES (2, 'snow')", "INSERT INTO o VALUES (2, 'snow')", "ALTER TABLE v RENAME TO w",
+     "INSERT INTO w(rowid, id) VALUES (3, 'hail')", "INSERT INTO o VALUES (3, 'hail')"},
+    {NULL},
+};
+static const char *const rename_search_checks[] = {"INSERT INTO v(v) VALUES ('integrity-check')", NULL};
+#define SAME_IDS "SELECT (SELECT group_concat(rowid || id) FROM v) IS NOT (SELECT group_concat(r || id) FROM o)"
+
+/* 33,000 rows: the least for tables of pieces.  Fewer than 8 of 64 bits off, four pieces pay. */
+#define ANSWERS(table)                                                                                                      \
+    "SELECT CASE WHEN (SELECT group_concat(rowid || ' ' || distance) FROM " table " WHERE code MATCH random_code(77) AND "        \
+    "distance < 14) IS (SELECT group_concat(r || ' ' || d) FROM (SELECT r, bitlm_hamming(c, random_code(77)) AS d FROM o " \
+    "WHERE bitlm_hamming(c, random_code(77)) < 14 ORDER BY d, r)) THEN 'ok' ELSE 'the answers of " table " are wrong' END"
+static const char *const pieces_make[] = {
+    "PRAGMA synchronous=off",
+    "CREATE VIRTUAL TABLE v USING bitlm_index(bits=64, n INTEGER)",
+    "CREATE TABLE o(r INTEGER PRIMARY KEY, c BLOB, n INTEGER)",
+    "WITH RECURSIVE g(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < 33000) INSERT INTO o "
+    "SELECT i, random_code(i), i % 7 FROM g",
+    "BEGIN",
+    "INSERT INTO v(rowid, code, n) SELECT * FROM o",
+    "COMMIT",
+    NULL,
+};
+static const char *const pieces_transactions[][7] = {
+    {"SELECT count(*) FROM o CROSS JOIN v ON v.code MATCH o.c AND v.distance < 8 WHERE o.r <= 36",
+     "SELECT count(*) FROM v WHERE code MATCH random_code(78) AND k = 3 AND n IN (1, 2)"},
+    {"INSERT INTO v(rowid, code, n) VALUES (50000, random_code(77), 1), (50001, random_code(5), 2)",
+     "INSERT INTO o VALUES (50000, random_code(77), 1), (50001, random_code(5), 2)", "DELETE FROM v WHERE rowid IN (78, 9000)",
+     "DELETE FROM o WHERE r IN (78, 9000)", "SELECT count(*) FROM v WHERE code MATCH random_code(77) AND distance < 8"},
+    {"SAVEPOINT a", "UPDATE v SET code = random_code(-1) WHERE rowid BETWEEN 200 AND 240",
+     "SELECT count(*) FROM v WHERE code MATCH random_code(77) AND distance < 8 AND n < 5", "ROLLBACK TO a"},
+    {NULL},
+};
+static const char *const pieces_queries[] = {
+    "ATTACH DATABASE (SELECT file FROM pragma_database_list WHERE name = 'main') AS again", /* one more table object */
+    "SELECT count(*) FROM again.v WHERE code MATCH random_code(77) AND distance < 8",
+    "SELECT count(*) FROM bitlm_knn('v', CAST(random_code(77) || random_code(5) AS BLOB), 1)",
+    NULL,
+};
+static const char *const pieces_answers[] = {ANSWERS("v"), NULL};
+
+static const scene scenes[] = {
+    {.name = "index", .make = index_make, .transactions = index_transactions, .queries = index_queries, .answers = none,
+     .checks = index_checks, .differences =
+     "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
+     "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, code, n, s, id, a FROM v)) + "
+     "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"},
+    {.name = "search", .make = search_make, .transactions = search_transactions, .queries = search_queries, .answers = none,
+     .checks = search_checks, .differences =
+     "SELECT (SELECT count(*) FROM (SELECT rowid, t, a FROM v EXCEPT SELECT * FROM o)) + "
+     "(SELECT count(*) FROM (SELECT * FROM o EXCEPT SELECT rowid, t, a FROM v)) + "
+     "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"},
+    {.name = "rename", .make = rename_make, .transactions = rename_transactions, .queries = none, .answers = none,
+     .checks = index_checks, .differences = SAME_IDS},
+    {.name = "rename_search", .make = rename_search_make, .transactions = rename_search_transactions, .queries = none,
+     .answers = none, .checks = rename_search_checks, .differences = SAME_IDS},
+    {.name = "reread", .make = reread_make, .transactions = reread_transactions, .queries = none, .answers = none,
+     .checks = index_checks, .differences =
+     "SELECT (SELECT count(*) FROM (SELECT rowid, code, n, s, id, a FROM v EXCEPT SELECT * FROM o)) + "
+     "((SELECT count(*) FROM v) <> (SELECT count(*) FROM o))"},
+    {.name = "pieces", .make = pieces_make, .transactions = pieces_transactions, .queries = pieces_queries,
+     .answers = pieces_answers, .checks = index_checks, .differences =
+     "SELECT (SELECT count(*) || sum(n) FROM v) <> (SELECT count(*) || sum(n) FROM o)",
+     .memory = 1250000},
+};
+static const scene *play = &scenes[0];
 
 static void prepare(void)
 {
@@ -326,26 +433,36 @@ static int complain(const char *what, long n, sqlite3 *db)
     return 1;
 }
 
-static int verify(long n)
+/* Each of the statements must give 'ok' or no row. */
+static int all_ok(sqlite3 *db, const char *const *statements, long n)
 {
-    sqlite3 *db = open_db();
     sqlite3_stmt *statement;
     const char *text;
     int bad = 0, rc;
     size_t i;
 
-    run(db, "ALTER TABLE w RENAME TO v"); /* most often there is no w */
-    for (i = 0; play->checks[i] && !bad; i++) {
+    for (i = 0; statements[i] && !bad; i++) {
         statement = NULL;
-        rc = sqlite3_prepare_v2(db, play->checks[i], -1, &statement, NULL);
+        rc = sqlite3_prepare_v2(db, statements[i], -1, &statement, NULL);
         if (rc == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW) {
             text = (const char *)sqlite3_column_text(statement, 0);
             if (!text || strcmp(text, "ok") != 0)
                 bad = complain(text ? text : "NULL", n, db);
         }
         if (sqlite3_finalize(statement) != SQLITE_OK || rc != SQLITE_OK)
-            bad = complain(play->checks[i], n, db);
+            bad = complain(statements[i], n, db);
     }
+    return bad;
+}
+
+static int verify(long n)
+{
+    sqlite3 *db = open_db();
+    sqlite3_stmt *statement;
+    int bad;
+
+    run(db, "ALTER TABLE w RENAME TO v"); /* most often there is no w */
+    bad = all_ok(db, play->checks, n);
     statement = NULL;
     if (sqlite3_prepare_v2(db, play->differences, -1, &statement, NULL) != SQLITE_OK || sqlite3_step(statement) != SQLITE_ROW)
         bad |= complain("the tables cannot be compared", n, db);
@@ -377,7 +494,7 @@ static int scenario(long n, int *reached)
     armed = 1;
     for (t = 0; play->transactions[t][0] && !bad; t++) {
         failed = run(db, "BEGIN") != SQLITE_OK;
-        for (i = 0; i < 6 && play->transactions[t][i] && !failed; i++) {
+        for (i = 0; i < 7 && play->transactions[t][i] && !failed; i++) {
             rc = run(db, play->transactions[t][i]);
             failed = rc != SQLITE_OK;
             if (!expected_code(rc))
@@ -395,6 +512,14 @@ static int scenario(long n, int *reached)
     }
     armed = 0;
     *reached = hits > 0;
+    if (!sqlite3_get_autocommit(db)) /* ROLLBACK had no memory either */
+        run(db, "ROLLBACK");
+    if (!bad)
+        bad = all_ok(db, play->answers, n);
+    if (!bad && n == FAR_AWAY && sqlite3_memory_used() < play->memory) {
+        fprintf(stderr, "%lld bytes are in use, fewer than this scene must have\n", (long long)sqlite3_memory_used());
+        bad = 1;
+    }
     if (sqlite3_close(db) != SQLITE_OK)
         bad = complain("the connection did not close", n, db);
     return bad;
@@ -419,18 +544,23 @@ int main(int argc, char **argv)
     long n, total, step, limit, rounds = 0;
     int bad = 0, reached;
     sqlite3_int64 base;
+    sqlite3 *keeper;
 
     if (argc < 4) {
-        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [index|search|reread]]]\n");
+        fprintf(stderr, "fault_index EXTENSION DATABASE oom|io [LIMIT [FIRST [SCENE]]]\n");
         return 2;
     }
     extension = argv[1];
     path = argv[2];
     limit = argc > 4 ? atol(argv[4]) : 1000000;
-    if (argc > 6 && strcmp(argv[6], "search") == 0)
-        play = &search_scene;
-    else if (argc > 6 && strcmp(argv[6], "reread") == 0)
-        play = &reread_scene;
+    show_places = getenv("BITLM_FAULT_PLACES") != NULL;
+    for (size_t i = 0; argc > 6 && i < sizeof scenes / sizeof scenes[0]; i++)
+        if (strcmp(argv[6], scenes[i].name) == 0)
+            play = &scenes[i];
+    if (argc > 6 && strcmp(argv[6], play->name) != 0) {
+        fprintf(stderr, "there is no scene '%s'\n", argv[6]);
+        return 2;
+    }
     signal(SIGABRT, died);
     signal(SIGSEGV, died);
     if (strcmp(argv[3], "oom") == 0) {
@@ -452,13 +582,17 @@ int main(int argc, char **argv)
         vfs.xDelete = v_delete;
         sqlite3_vfs_register(&vfs, 1);
     }
-    /* How many there are: a round whose fault lies behind everything. */
     prepare();
+    /* The built-in model stays open meanwhile: it is no one's memory, and opening it takes most of a round's time. */
+    keeper = open_file(":memory:");
+    must(keeper, "SELECT bitlm_embed('a letter')");
+    /* How many there are: a round whose fault lies behind everything. */
     keep_file();
-    if (scenario(1000000000, &reached) || verify(0))
+    if (scenario(FAR_AWAY, &reached) || verify(0))
         return 1;
-    total = 1000000000 - countdown;
-    base = sqlite3_memory_used(); /* every connection is closed */
+    total = FAR_AWAY - countdown;
+    show_places = 0;
+    base = sqlite3_memory_used(); /* every other connection is closed */
     step = total / limit > 0 ? total / limit : 1;
     printf("%ld places, every %ld\n", total, step);
     for (persistent = 0; persistent < 2 && !bad; persistent++) {
@@ -476,6 +610,7 @@ int main(int argc, char **argv)
             rounds++;
         }
     }
+    sqlite3_close(keeper);
     unlink(path);
     printf("%ld rounds\n", rounds);
     return bad;
