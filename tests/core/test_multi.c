@@ -40,8 +40,10 @@ static set make_set(size_t n, size_t bytes) {
             s.codes[i * bytes + random_u32() % bytes] ^= (uint8_t)(1u << random_u32() % 8);
     }
     for (size_t at = 0; at < n; s.n_segments++) {
-        uint32_t wish = s.n_segments == 0 ? (n < 70000 ? 1000u : 65536u) : s.n_segments == 1 ? 1u : 1u + random_u32() % 4000;
-        uint32_t rows = (uint32_t)BL_MIN(n - at, wish);
+        uint32_t want = s.n_segments == 0 ? 65536u : s.n_segments == 1 ? 1u : 1u + random_u32() % 4000;
+        uint32_t rows = (uint32_t)BL_MIN(n - at, want);
+        if (n < 70000 && s.n_segments == 0)
+            rows = 1000;
         s.segments[s.n_segments] = (bl_segment){s.codes + at * bytes, rows};
         for (uint32_t row = 0; row < rows; row++)
             s.places[at + row] = (uint32_t)(s.n_segments << 16 | row);
@@ -164,7 +166,9 @@ START_TEST(test_gives_up) {
     ck_assert_int_eq(agrees(multi, &s, query, s.n, 150, 0, s.n), 0);
     ck_assert_int_eq(agrees(multi, &s, s.codes, s.n, 8, 0, s.n), 1);
     ck_assert_int_eq(agrees(multi, &s, s.codes, s.n, 8, 0, 10), 0); /* few rows to compare otherwise */
-    ck_assert(bl_multi_cost(1000000, 48, 10) < 0.1 && bl_multi_cost(1000000, 48, 150) > 1.0);
+    ck_assert(bl_multi_cost(1000000, 48, UINT32_MAX, 10) < 0.1 && bl_multi_cost(1000000, 48, UINT32_MAX, 150) > 1.0);
+    for (uint32_t pieces = 2; pieces <= 20; pieces++) /* more pieces, less to do */
+        ck_assert(bl_multi_cost(1000000, 48, pieces, 20) <= bl_multi_cost(1000000, 48, pieces - 1, 20));
     taken t = {.stop_after = 1};
     bl_multi_sink sink = {near, stop, &t};
     bl_hit room[10];
