@@ -5,6 +5,7 @@
 """
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -15,23 +16,27 @@ from conftest import PACKAGE
 import bitlm
 
 
-def test_chat_completion_has_openais_shape(monkeypatch):
+def test_chat_completion_has_openais_shape():
+    messages = [{"role": "system", "content": "Tell a story."}, {"role": "user", "content": "A fox"}]
     with bitlm.Model("story") as m:
         with pytest.raises((ValueError, NotImplementedError), match="template"):
-            m.create_chat_completion([{"role": "user", "content": "hi"}])
-        # no built-in model has a template: the prompt is the last message
-        monkeypatch.setattr(m, "stream_chat", lambda messages, **o: m.stream(messages[-1]["content"], **o))
-        messages = [{"role": "user", "content": "Once upon a time"}]
-        text = m.generate("Once upon a time", max_tokens=6)
-        done = m.create_chat_completion(messages, max_tokens=6)
-        assert done["object"] == "chat.completion"
+            m.create_chat_completion(messages)
+        options = {"chat_template": "chatml", "max_tokens": 6}
+        text = m.chat(messages, **options)
+        done = m.create_chat_completion(messages, **options)
+        assert done["object"] == "chat.completion" and done["model"] == "story" and done["id"].startswith("chatcmpl-")
         assert done["choices"][0] == {"index": 0, "message": {"role": "assistant", "content": text},
                                       "finish_reason": "length"}
-        assert done["usage"]["completion_tokens"] == 6
-        chunks = list(m.create_chat_completion(messages, max_tokens=6, stream=True))
-        assert "".join(c["choices"][0]["delta"]["content"] for c in chunks) == text
+        prompt = m.token_count("Tell a story.") + m.token_count("A fox")
+        assert done["usage"] == {"prompt_tokens": prompt, "completion_tokens": 6, "total_tokens": prompt + 6}
+        chunks = list(m.create_chat_completion(messages, stream=True, **options))
+        assert "".join(c["choices"][0]["delta"]["content"] for c in chunks) == text == "".join(m.stream_chat(messages, **options))
+        assert {c["object"] for c in chunks} == {"chat.completion.chunk"} and len({c["id"] for c in chunks}) == 1
         assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
         assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+        json.dumps(done), json.dumps(chunks)
+        with bitlm.Model("story", chat_template="chatml") as given:
+            assert given.chat(messages, max_tokens=6) == text
 
 
 def test_llm(model):
