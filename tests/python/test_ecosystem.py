@@ -7,6 +7,8 @@
 import importlib.metadata
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -92,6 +94,10 @@ def test_plots(model, tmp_path):
     ax = bitlm.plot.distances(codes)
     assert sum(p.get_height() for p in ax.patches) == 40 * 39 // 2
     assert len(bitlm.plot.latency(codes, [10, 40], repeat=3).lines[0].get_xdata()) == 2
+    with pytest.raises(ValueError, match="0 codes"):
+        bitlm.plot.latency(codes[:0])
+    ax.figure.savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_stubs_agree_with_the_module():
@@ -100,4 +106,13 @@ def test_stubs_agree_with_the_module():
         pytest.skip("stubtest looks at an installed package")
     done = subprocess.run([sys.executable, "-m", "mypy.stubtest", "bitlm._bitlm", "--ignore-missing-stub"],
                           capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_package_passes_mypy(tmp_path):
+    """All but the plugins, whose base classes llm and langchain-core type as they please."""
+    pytest.importorskip("mypy", reason="mypy is not installed (PyPI)")
+    shutil.copytree(pathlib.Path(bitlm.__file__).parent, tmp_path / "bitlm", ignore=shutil.ignore_patterns(
+        "*.so", "lib", "__pycache__", "llm_plugin.py", "langchain.py", "plot.py"))
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "-p", "bitlm"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
