@@ -11,6 +11,7 @@ began=$SECONDS
 masked="test_parity test_run"
 
 .ci/deps.sh python postgresql || exit 1
+.ci/deps.sh bridges || echo "without mono and python3-dbg some tests of Python are skipped"
 make --no-print-directory python || exit 1
 
 if [ -e tests/kernels/checkkernels.c ]; then

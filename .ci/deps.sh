@@ -1,5 +1,5 @@
 #!/bin/sh
-# deps.sh [python] [postgresql] [valgrind] [fuzz] [arm] [x86]: installs what the build and the tests lack,
+# deps.sh [python] [postgresql] [bridges] [valgrind] [fuzz] [arm] [x86]: installs what the build and the tests lack,
 # after printing it.  Looks for the tools themselves, so it says nothing on a machine
 # that has them from elsewhere.  Without apt or root it prints the list and stops.
 set -eu
@@ -46,6 +46,10 @@ for extra in "$@"; do
         need "postgresql-15 postgresql-server-dev-15" postgres_headers
         need python3-psycopg2 python psycopg2
         ;;
+    bridges) # C#'s compiler, and a Python that counts references
+        need "mono-mcs mono-runtime" command -v mcs
+        need python3-dbg command -v python3-dbg
+        ;;
     valgrind) need valgrind command -v valgrind ;;
     fuzz) need "clang libclang-rt-14-dev" command -v clang ;;
     arm)
@@ -54,7 +58,7 @@ for extra in "$@"; do
         ;;
     x86) need qemu-user command -v qemu-x86_64 ;;
     *)
-        echo "deps.sh: '$extra' is not python, postgresql, valgrind, fuzz, arm or x86" >&2
+        echo "deps.sh: '$extra' is not python, postgresql, bridges, valgrind, fuzz, arm or x86" >&2
         exit 2
         ;;
     esac

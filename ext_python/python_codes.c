@@ -112,14 +112,17 @@ static PyObject *fn_binarize(PyObject *module, PyObject *args, PyObject *kwargs)
 
 PyMethodDef blpy_codes_methods[] = {
     {"hamming", FAST(fn_hamming), METH_FASTCALL,
-     PyDoc_STR("hamming(a, b, /)\n--\n\nDiffering bits of two codes of the same length; any two buffers.\n\n"
-               "ValueError: the lengths or the models differ.")},
+     PyDoc_STR("hamming(a, b, /)\n--\n\nDiffering bits of two codes of the same length; any two contiguous buffers.\n\n"
+               "ValueError: the lengths or the models differ; TypeError: no buffer.")},
     {"similarity", FAST(fn_similarity), METH_FASTCALL,
-     PyDoc_STR("similarity(a, b, /)\n--\n\nEqual bits / bits of two codes, in [0, 1].")},
+     PyDoc_STR("similarity(a, b, /)\n--\n\nEqual bits / bits of two codes, in [0, 1]; 1 for no bits.  This is the XNOR-and-popcount product of "
+               "two sign vectors (Rastegari et al. 2016, XNOR-Net), moved to [0, 1].\n\nErrors as of hamming.")},
     {"cosine", FAST(fn_cosine), METH_FASTCALL,
-     PyDoc_STR("cosine(a, b, /)\n--\n\nCosine of two float32 vectors, in [-1, 1]; 0 if either is zero.")},
+     PyDoc_STR("cosine(a, b, /)\n--\n\nCosine of two float32 vectors of n values each, in [-1, 1]; 0 if either is zero.\n\n"
+               "ValueError: the lengths or the models differ; TypeError: no buffer of float32.")},
     {"binarize", FAST(fn_binarize), METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("binarize(values, threshold=0.0)\n--\n\n"
-               "Packed bits of a float32 buffer as bytes, MSB first: a bit is value > threshold.")},
+               "Packed bits of a float32 buffer of n values as (n + 7) / 8 bytes, most significant bit first: a bit is "
+               "value > threshold (sign binarization).\n\nValueError: no multiple of 4 bytes; TypeError: no buffer of float32.")},
     {NULL, NULL, 0, NULL},
 };

@@ -277,17 +277,21 @@ PyMethodDef blpy_quant_methods[] = {
     {"quantize", KEYWORDS(fn_quantize),
      PyDoc_STR("quantize(values, scheme, scale=0.0)\n--\n\n"
                "float32 values, (k) or (n_rows, k), as blocks of weights: bytes.  scheme: F32, F16, BF16, Q8_0, TQ1_0, "
-               "TQ2_0, I2_S, Q1_0, Q2_0, Q4_0, Q4_1, Q4_K or Q6_K (docs/FORMATS.md); scale: of I2_S, 0 for the largest magnitude.\n\n"
+               "TQ2_0, I2_S, Q1_0, Q2_0, Q4_0, Q4_1, Q4_K or Q6_K (docs/FORMATS.md: the layouts of GGUF, and BitNet's I2_S); "
+               "scale: of I2_S, 0 for the largest magnitude.\n\n"
                "ValueError: an unknown scheme, a shape that is no multiple of its block, a value that is not finite.")},
     {"dequantize", KEYWORDS(fn_dequantize),
      PyDoc_STR("dequantize(data, scheme, n_rows, k)\n--\n\n"
-               "Blocks of weights of any scheme that bitlm reads as Vectors of shape (n_rows, k).")},
+               "Blocks of weights of any scheme that bitlm reads as Vectors of shape (n_rows, k).\n\n"
+               "ValueError: an unknown scheme, a shape that it cannot hold, another number of bytes.")},
     {"pack", KEYWORDS(fn_pack),
      PyDoc_STR("pack(trits, scheme, scale=1.0)\n--\n\n"
-               "Bytes of int8 trits (-1, 0, 1), (k) or (n_rows, k), with one scale as TQ1_0, TQ2_0, Q2_0 or I2_S, exactly.")},
+               "Bytes of int8 trits (-1, 0, 1), (k) or (n_rows, k), with one scale as TQ1_0, TQ2_0, Q2_0 or I2_S, exactly.\n\n"
+               "ValueError: another value than a trit, a shape that the scheme cannot hold; NotImplementedError: no ternary scheme.")},
     {"unpack", KEYWORDS(fn_unpack),
      PyDoc_STR("unpack(data, scheme, n_rows, k)\n--\n\n"
-               "The trits of a ternary scheme as n_rows * k bytes of int8.")},
+               "The trits of a ternary scheme as n_rows * k bytes of int8, row after row.  Errors as of dequantize; "
+               "NotImplementedError: no ternary scheme.")},
     {"_vector_quantize", fn_vector_quantize, METH_VARARGS, PyDoc_STR("_vector_quantize(values, scheme, options, /)")},
     {"_vector_error", fn_vector_error, METH_VARARGS, PyDoc_STR("_vector_error(values, scheme, options, /)")},
     {"_vector_dequantize", fn_vector_dequantize, METH_O, PyDoc_STR("_vector_dequantize(data, /)")},

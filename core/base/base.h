@@ -102,7 +102,8 @@ typedef struct bl_poll {
     const bl_float_env *host_env;        /* restored around the callback; may be NULL */
     uint64_t deadline_ns;                /* 0: none */
     int32_t timeout_ms;                  /* for the sentence */
-    uint64_t last_ns;
+    uint64_t last_ns, seen_ns;           /* when the host was asked, when the clock was read */
+    int32_t skips;                       /* checks that need not read the clock */
     bitlm_status status;                 /* OK, CANCELED or TIMEOUT; sticks */
 } bl_poll;
 

@@ -86,7 +86,7 @@ class Index:
             if self._core is None:
                 view = memoryview(codes)
                 model_id = self._model_id or getattr(codes, "model_id", None)
-                self._core = IndexCore(view.shape[1] * view.itemsize if view.ndim == 2 else view.nbytes, model_id)
+                self._core = IndexCore(view.shape[1] * view.itemsize if view.shape and view.ndim == 2 else view.nbytes, model_id)
                 self._model_id = model_id
         return self._core.add(codes, ids)
 

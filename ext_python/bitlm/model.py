@@ -173,7 +173,8 @@ class Model:
 
     def memory(self, **options: Any) -> dict[str, int]:
         """Bytes of the model and of a session over it, part by part, as `bitlm.memory`."""
-        return json.loads(self._core("story").memory(_options(options)))
+        parts: dict[str, int] = json.loads(self._core("story").memory(_options(options)))
+        return parts
 
     def tokenize(self, text: str, *, special: bool = False, frame: bool = False) -> list[int]:
         """Ids of a text.  special: marks such as "<s>" in it are tokens, not text; frame: with what
@@ -280,12 +281,14 @@ class Model:
         """Binary codes, shape (n, bits / 8); a str gives one row.  Many texts in one call run as one
         batch.  options: truncate, timeout_ms, threads.  ValueError: a text of more than n_ctx tokens
         without truncate, or a model that has no embedding."""
-        return self._embed(text, BITS, cancel, options)
+        codes: Codes = self._embed(text, BITS, cancel, options)
+        return codes
 
     def embed_f32(self, text: str | Iterable[str], *, cancel: threading.Event | None = None,
                   **options: Any) -> Vectors:
         """The same as float32 vectors of length 1, shape (n, dim)."""
-        return self._embed(text, F32, cancel, options)
+        vectors: Vectors = self._embed(text, F32, cancel, options)
+        return vectors
 
     def _embed(self, text: str | Iterable[str], form: int, cancel: threading.Event | None,
                options: Mapping[str, Any]) -> Any:
@@ -368,6 +371,7 @@ def memory(model: str | None = None, *, shape: str | Mapping[str, Any] | None = 
     if shape is not None:
         if model is not None:
             raise TypeError("memory takes a model or a shape, not both")
-        return json.loads(memory_shape(shape if isinstance(shape, str) else json.dumps(dict(shape)), _options(options)))
+        parts: dict[str, int] = json.loads(memory_shape(shape if isinstance(shape, str) else json.dumps(dict(shape)), _options(options)))
+        return parts
     with Model(model or "story") as m:
         return m.memory(**options)

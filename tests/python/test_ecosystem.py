@@ -5,7 +5,10 @@
 """
 
 import importlib.metadata
+import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,23 +18,27 @@ from conftest import PACKAGE
 import bitlm
 
 
-def test_chat_completion_has_openais_shape(monkeypatch):
+def test_chat_completion_has_openais_shape():
+    messages = [{"role": "system", "content": "Tell a story."}, {"role": "user", "content": "A fox"}]
     with bitlm.Model("story") as m:
         with pytest.raises((ValueError, NotImplementedError), match="template"):
-            m.create_chat_completion([{"role": "user", "content": "hi"}])
-        # no built-in model has a template: the prompt is the last message
-        monkeypatch.setattr(m, "stream_chat", lambda messages, **o: m.stream(messages[-1]["content"], **o))
-        messages = [{"role": "user", "content": "Once upon a time"}]
-        text = m.generate("Once upon a time", max_tokens=6)
-        done = m.create_chat_completion(messages, max_tokens=6)
-        assert done["object"] == "chat.completion"
+            m.create_chat_completion(messages)
+        options = {"chat_template": "chatml", "max_tokens": 6}
+        text = m.chat(messages, **options)
+        done = m.create_chat_completion(messages, **options)
+        assert done["object"] == "chat.completion" and done["model"] == "story" and done["id"].startswith("chatcmpl-")
         assert done["choices"][0] == {"index": 0, "message": {"role": "assistant", "content": text},
                                       "finish_reason": "length"}
-        assert done["usage"]["completion_tokens"] == 6
-        chunks = list(m.create_chat_completion(messages, max_tokens=6, stream=True))
-        assert "".join(c["choices"][0]["delta"]["content"] for c in chunks) == text
+        prompt = m.token_count("Tell a story.") + m.token_count("A fox")
+        assert done["usage"] == {"prompt_tokens": prompt, "completion_tokens": 6, "total_tokens": prompt + 6}
+        chunks = list(m.create_chat_completion(messages, stream=True, **options))
+        assert "".join(c["choices"][0]["delta"]["content"] for c in chunks) == text == "".join(m.stream_chat(messages, **options))
+        assert {c["object"] for c in chunks} == {"chat.completion.chunk"} and len({c["id"] for c in chunks}) == 1
         assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
         assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+        json.dumps(done), json.dumps(chunks)
+        with bitlm.Model("story", chat_template="chatml") as given:
+            assert given.chat(messages, max_tokens=6) == text
 
 
 def test_llm(model):
@@ -87,6 +94,10 @@ def test_plots(model, tmp_path):
     ax = bitlm.plot.distances(codes)
     assert sum(p.get_height() for p in ax.patches) == 40 * 39 // 2
     assert len(bitlm.plot.latency(codes, [10, 40], repeat=3).lines[0].get_xdata()) == 2
+    with pytest.raises(ValueError, match="0 codes"):
+        bitlm.plot.latency(codes[:0])
+    ax.figure.savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_stubs_agree_with_the_module():
@@ -95,4 +106,13 @@ def test_stubs_agree_with_the_module():
         pytest.skip("stubtest looks at an installed package")
     done = subprocess.run([sys.executable, "-m", "mypy.stubtest", "bitlm._bitlm", "--ignore-missing-stub"],
                           capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_package_passes_mypy(tmp_path):
+    """All but the plugins, whose base classes llm and langchain-core type as they please."""
+    pytest.importorskip("mypy", reason="mypy is not installed (PyPI)")
+    shutil.copytree(pathlib.Path(bitlm.__file__).parent, tmp_path / "bitlm", ignore=shutil.ignore_patterns(
+        "*.so", "lib", "__pycache__", "llm_plugin.py", "langchain.py", "plot.py"))
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "-p", "bitlm"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

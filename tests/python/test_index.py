@@ -1,7 +1,9 @@
 """Index and topk, against a plain sort in Python."""
 
+import ctypes.util
 import pickle
 import random
+import struct
 import threading
 
 import pytest
@@ -153,6 +155,42 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, model):
         index.save(tmp_path / "no" / "such" / "folder")
 
 
+def xxh3():
+    """XXH3-64, as docs/FORMATS.md has it, from the library itself."""
+    name = ctypes.util.find_library("xxhash")
+    if not name:
+        pytest.skip("no libxxhash here")
+    function = ctypes.CDLL(name).XXH3_64bits
+    function.restype, function.argtypes = ctypes.c_uint64, (ctypes.c_char_p, ctypes.c_size_t)
+    return lambda data: function(data, len(data))
+
+
+def test_the_file_is_as_docs_formats_says(tmp_path, model):
+    """Every field, and what a reader does with another version, byte order and BITLM_NUMERICS."""
+    hash64, path = xxh3(), tmp_path / "a.idx"
+    codes = model.embed(["a", "b", "c"])
+    index = bitlm.Index()
+    index.add(codes, [7, 3, 2**40])
+    index.save(path)
+    rows = sorted(zip([7, 3, 2**40], codes))
+    ids, packed = struct.pack("<3q", *[i for i, _ in rows]), b"".join(c for _, c in rows)
+
+    def file(version=1, numerics=bitlm.NUMERICS, mark=0x01020304, model_id=bytes.fromhex(model.model_id)):
+        head = struct.pack("<8sIIIIQ16sQ", b"BITLMIDX", mark, version, 48, numerics, 3, model_id, hash64(ids + packed))
+        return head + struct.pack("<Q", hash64(head)) + ids + bytes(-len(ids) % 64) + packed
+
+    assert path.read_bytes() == file()
+    for bytes_, kind, words in ((file(version=2), NotImplementedError, "version 2"),
+                                (file(mark=0x04030201), (NotImplementedError, bitlm.FormatError), "byte order"),
+                                (file(numerics=bitlm.NUMERICS + 1), NotImplementedError, "embed the texts again"),
+                                (file(numerics=bitlm.NUMERICS - 1), NotImplementedError, "embed the texts again")):
+        path.write_bytes(bytes_)
+        with pytest.raises(kind, match=words):
+            bitlm.Index.load(path)
+    path.write_bytes(file(numerics=bitlm.NUMERICS + 1, model_id=bytes(16)))  # codes of nobody's arithmetic
+    assert bitlm.Index.load(path).search(codes[0], 1) == [(7, 0)]
+
+
 def test_bad_arguments(model):
     index = bitlm.Index(384)
     for call, kind, words in (
@@ -176,6 +214,37 @@ def test_bad_arguments(model):
     index.add(bytes(48), [2**63 - 1])
     with pytest.raises(ValueError, match="no 1 ids"):
         index.add(bytes(48))
+
+
+def test_many_threads_fill_a_new_index():
+    for _ in range(20):
+        index, codes = bitlm.Index(), bitlm.Codes(bytes(480), 48)
+        threads = [threading.Thread(target=index.add, args=(codes,)) for _ in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert len(index) == 40
+
+
+def test_reads_wait_while_it_changes():
+    index, stop, wrong = bitlm.Index(384), threading.Event(), []
+    index.add(b"".join(codes_of(20000)))
+
+    def change():
+        while not stop.is_set():
+            index.add(bytes(48), [50_000])
+            index.remove(50_000)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for i in range(300):
+            assert len(index[i]) == 48 and i in index and len(list(index)) in (20000, 20001)
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
 
 
 def test_many_threads():

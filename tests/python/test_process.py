@@ -1,10 +1,16 @@
 """The module in a process: signals, fork, sub-interpreters, the command, SQLite."""
 
+import glob
 import os
+import pathlib
+import pty
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import time
 
 import pytest
@@ -60,6 +66,33 @@ print(os.waitpid(pid, 0)[1] == 0 and m.embed("x") == code and len(rest) > 10)
 """) == "True\n"
 
 
+def test_fork_while_another_thread_works(big):
+    """The child has none of the threads, but all of the models."""
+    assert python("""
+import os, sys, threading, bitlm
+slow, m = bitlm.Model(sys.argv[1], threads=2), bitlm.Model(threads=2)
+code = m.embed("x")
+event = threading.Event()
+def work():
+    try:
+        slow.generate("word " * 900, cancel=event)
+    except bitlm.Canceled:
+        pass
+thread = threading.Thread(target=work)
+thread.start()
+good = 0
+for _ in range(5):
+    pid = os.fork()
+    if pid == 0:
+        with bitlm.Model(threads=2) as own:
+            os._exit(0 if m.embed("x") == code == own.embed("x") and len(slow.generate("a", max_tokens=1)) >= 0 else 1)
+    good += os.waitpid(pid, 0)[1] == 0
+event.set()
+thread.join()
+print(good)
+""", big) == "5\n"
+
+
 def test_multiprocessing_fork_pool():
     assert python("""
 import multiprocessing, bitlm
@@ -100,6 +133,12 @@ def test_sub_interpreters():
     assert python(SUB) == "True\n"
 
 
+def test_without_a_gil_it_stays_off():
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("this Python has a GIL (python3.13t and later have none)")
+    assert python("import sys, bitlm; print(sys._is_gil_enabled())") == "False\n"
+
+
 def test_import_and_drop_many_times():
     assert python("""
 import sys, importlib, gc
@@ -130,6 +169,53 @@ def test_python_m_bitlm_is_the_command():
         ours = command(*arguments)
         assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
     assert command("embed", "-", input=b"a\nb\n").stdout == command("embed", "a", "b").stdout
+
+
+def on_a_terminal(*arguments):
+    """What a program writes on a terminal that is its stderr; its exit status."""
+    ours, theirs = pty.openpty()
+    env = dict(os.environ, PYTHONPATH=PACKAGE) if PACKAGE else None
+    p = subprocess.Popen([sys.executable, *arguments], env=env, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    return seen.decode(), p.wait(60 * SLACK)
+
+
+def test_progress_on_a_terminal(tmp_path):
+    seen, status = on_a_terminal("-m", "bitlm", "synth", "--shape", "tiny", str(tmp_path / "a.gguf"))
+    assert status == 0 and "100%" in seen.replace(" ", "")
+    seen, status = on_a_terminal("-m", "bitlm", "convert", "--type", "q8_0", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"))
+    assert status == 0 and "%" in seen
+    seen, status = on_a_terminal("-c", "import bitlm; bitlm.Model(threads=1).encode(['a'] * 40, batch_size=4, show_progress_bar=True)")
+    assert status == 0 and "40/40 texts" in seen and "####" in seen and seen.endswith("\r")
+
+
+def test_the_command_runs_once_at_a_time(tmp_path):
+    """In one process, since it owns SIGINT and the standard streams."""
+    assert python("""
+import os, threading, time
+from bitlm._bitlm import main
+read, write = os.pipe()
+os.dup2(read, 0)
+first = []
+thread = threading.Thread(target=lambda: first.append(main(["bitlm", "embed", "-"])))
+thread.start()
+time.sleep(0.5)
+second = main(["bitlm", "version"])
+os.write(write, b"x\\n")
+os.close(write)
+thread.join()
+print(first, second, main(["bitlm", "version"]))
+""").splitlines()[-1] == "[0] 1 0"
 
 
 def test_ctrl_c_ends_the_command(big):
@@ -200,3 +286,31 @@ def test_exports_are_the_entry_points_only():
                         (bitlm.sqlite_path() + ".so", {"sqlite3_bitlm_init", "sqlite3_bitlm_noload_init"})):
         out = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
         assert {line.split()[-1] for line in out.splitlines()} == names
+
+
+def test_nothing_but_libc_is_needed():
+    """Wheels go to machines that have no jansson."""
+    import bitlm._bitlm
+
+    if not shutil.which("objcopy") or not glob.glob("/usr/lib/*/libjansson.a"):
+        pytest.skip("no static jansson here")
+    for path in (bitlm._bitlm.__file__, bitlm.sqlite_path() + ".so"):
+        out = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
+        needed = {line.split("[")[1].rstrip("]") for line in out.splitlines() if "(NEEDED)" in line}
+        assert needed <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
+
+
+def test_no_state_is_static():
+    """What interpreters share is written to by nobody: only tables that Python's API does not take as const."""
+    objects = sorted((pathlib.Path(COMMAND).parent / "meson" / "ext_python").rglob("*.c.o"))
+    if not objects:
+        pytest.skip("no meson build folder beside the command")
+    tables = 0
+    for o in objects:
+        out = subprocess.run(["objdump", "-t", o], capture_output=True, text=True, check=True).stdout
+        for line in out.splitlines():
+            found = re.search(r" O (\S+)\s+\S+ (?:\.hidden )?(\S+)$", line)  # an object: its section and name
+            if found and not found[1].startswith((".rodata", ".data.rel.ro")):
+                assert re.fullmatch(r"(names|slots|\w+_(slots|spec|methods|getset)|blpy_module)(\.\d+)?", found[2]), line
+                tables += 1
+    assert tables > 10
