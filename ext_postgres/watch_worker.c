@@ -35,6 +35,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -88,24 +89,32 @@ blpg_wake_worker(void)
 	wake_at_commit = state != NULL;
 }
 
+/* After the transaction's locks and invalidation messages went out: a worker that looked sooner would find the table locked,
+ * or its caches still without the extension (18 keeps its name in one). */
 static void
-transaction_callback(XactEvent event, void *argument)
+release_callback(ResourceReleasePhase phase, bool commit, bool top_level, void *argument)
 {
 	PGPROC	   *process = NULL;
 
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+	if (!wake_at_commit || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top_level)
 		return;
-	if (event == XACT_EVENT_COMMIT && wake_at_commit)
-	{
-		SpinLockAcquire(&state->lock);
-		for (int i = 0; i < MAX_DATABASES; i++)
-			if (state->slots[i].pid != 0 && state->slots[i].oid == MyDatabaseId)
-				process = state->slots[i].process;
-		SpinLockRelease(&state->lock);
-		if (process)
-			SetLatch(&process->procLatch);	/* in shared memory for ever: at worst another's nap is short */
-	}
 	wake_at_commit = false;
+	if (!commit)
+		return;
+	SpinLockAcquire(&state->lock);
+	for (int i = 0; i < MAX_DATABASES; i++)
+		if (state->slots[i].pid != 0 && state->slots[i].oid == MyDatabaseId)
+			process = state->slots[i].process;
+	SpinLockRelease(&state->lock);
+	if (process)
+		SetLatch(&process->procLatch);	/* in shared memory for ever: at worst another's nap is short */
+}
+
+static void
+transaction_callback(XactEvent event, void *argument)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		wake_at_commit = false;
 }
 
 /* ---- the names of bitlm.worker_databases ---- */
@@ -685,6 +694,7 @@ blpg_init_worker(void)
 							"Also its types, policies and index expressions, for one batch.",
 							&worker_timeout, 60000, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	RegisterXactCallback(transaction_callback, NULL);
+	RegisterResourceReleaseCallback(release_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 #if BLPG_SHMEM_REQUEST_HOOK

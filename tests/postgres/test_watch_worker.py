@@ -97,6 +97,19 @@ def test_prompt(cluster, db):
     assert shown == [("bitlm worker", "postgres", "idle")]
 
 
+def test_extension_and_row_in_one_commit(cluster, db):
+    """The worker that the commit wakes sees the extension, though it saw a moment ago that there is none."""
+    try:
+        for _ in range(12):
+            db.rows("DROP EXTENSION bitlm CASCADE; DROP TABLE notes")
+            db.rows("SELECT pg_reload_conf()")  # wakes it
+            time.sleep(0.2)
+            db.rows("CREATE EXTENSION bitlm; " + TABLE + "; SELECT bitlm_watch('notes', 'body', 'code'); INSERT INTO notes VALUES (1, 'first')")
+            fresh(db)
+    finally:
+        db.rows("CREATE EXTENSION IF NOT EXISTS bitlm")
+
+
 def test_backlog(cluster, db):
     """2,000 rows; writers go on; pg_stat_activity and the view show the work."""
     db.rows("INSERT INTO notes SELECT g, 'note number ' || g || repeat(' and so on', g % 7) FROM generate_series(1, 2000) g")
