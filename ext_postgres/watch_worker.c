@@ -654,23 +654,25 @@ utility(PlannedStmt *statement, const char *text, BLPG_READ_ONLY_TREE ProcessUti
 
 	/* Who may not do it anyway disturbs nobody. */
 	if (!OidIsValid(oid) || !blpg_owns_database(oid, GetUserId()))
-		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
-	else
 	{
-		PG_TRY();
-		{
-			send_worker_away(database);
-			next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
-		}
-		PG_FINALLY();
-		{
-			/* Not at once: the statement has yet to commit. */
-			hold(database, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PAUSE_MS));
-		}
-		PG_END_TRY();
+		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
+		if (later)
+			tell_launcher(later);
+		return;
 	}
-	if (later)
-		tell_launcher(later);
+	PG_TRY();
+	{
+		send_worker_away(database);
+		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
+		if (later)
+			tell_launcher(later);
+	}
+	PG_FINALLY();
+	{
+		/* Not at once: the statement has yet to commit. */
+		hold(database, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PAUSE_MS));
+	}
+	PG_END_TRY();
 }
 
 /* ---- loading ---- */
