@@ -136,12 +136,13 @@ def test_statement_timeout(db, models, what):
 
 def test_barrier_of_drop_database(db, models):
     """DROP DATABASE waits until every backend has answered a barrier: one that generates does so and generates on."""
+    if db.connection.server_version < 150000:
+        pytest.skip("the barrier came with PostgreSQL 15")
     alone, beside = [], []
     for what in (None, "prefill", "decode", "big prefill", "big decode"):
         running = Running(STATEMENTS[what]) if what else None
         for _ in range(3):
-            db.rows("CREATE DATABASE dropped STRATEGY wal_log" if db.connection.server_version >= 150000 else
-                    "CREATE DATABASE dropped")
+            db.rows("CREATE DATABASE dropped STRATEGY wal_log")
             time.sleep(0.2)
             began = time.monotonic()
             db.rows("DROP DATABASE dropped")
