@@ -635,8 +635,10 @@ BITLM_API void bitlm_quantize_options_init(bitlm_quantize_options *options);
 /* Writes a GGUF model with a type for each tensor of its own: the error of every linear layer, the embedding and the head
  * in every type is measured alone, by running the model on the text; then the types are chosen that have the least sum of
  * errors within budget_bytes, or the smallest file found whose error, measured with all of them together, is at most
- * max_error.  A tensor may stay as it is; none grows.  Output, progress and polling are as in bitlm_convert; time is
- * about that of running the text (0.6 n_tensors n_types) times.  ARG, IO, FORMAT, UNSUPPORTED (a model without a
+ * max_error.  For a budget these and other choices, each single type that fits among them, are measured together on
+ * the tokens that follow, and the best is taken: no greater error there than any single type's, and where some tensors
+ * are coarser than the best single type, no less likely text.  A tensor may stay as it is; none grows.  Output, progress
+ * and polling are as in bitlm_convert; time is about that of running the text (0.6 n_tensors n_types) times.  ARG, IO, FORMAT, UNSUPPORTED (a model without a
  * head), LIMIT (the budget is below the least possible file, which the sentence names), NOMEM, CANCELED. */
 BITLM_API bitlm_status bitlm_quantize_model(const char *source, size_t source_length, const char *output,
                                             size_t output_length, const bitlm_quantize_options *options,

@@ -35,6 +35,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -52,6 +53,7 @@ typedef struct slot
 	pid_t		pid;			/* of that worker, or 0 */
 	PGPROC	   *process;
 	bool		connected;		/* a worker got there since the launcher last looked */
+	bool		appeared;		/* a database got this name since the launcher last looked */
 	TimestampTz held_until;
 } slot;
 
@@ -88,24 +90,32 @@ blpg_wake_worker(void)
 	wake_at_commit = state != NULL;
 }
 
+/* After the transaction's locks and invalidation messages went out: a worker that looked sooner would find the table locked,
+ * or its caches still without the extension (18 keeps its name in one). */
 static void
-transaction_callback(XactEvent event, void *argument)
+release_callback(ResourceReleasePhase phase, bool commit, bool top_level, void *argument)
 {
 	PGPROC	   *process = NULL;
 
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+	if (!wake_at_commit || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top_level)
 		return;
-	if (event == XACT_EVENT_COMMIT && wake_at_commit)
-	{
-		SpinLockAcquire(&state->lock);
-		for (int i = 0; i < MAX_DATABASES; i++)
-			if (state->slots[i].pid != 0 && state->slots[i].oid == MyDatabaseId)
-				process = state->slots[i].process;
-		SpinLockRelease(&state->lock);
-		if (process)
-			SetLatch(&process->procLatch);	/* in shared memory for ever: at worst another's nap is short */
-	}
 	wake_at_commit = false;
+	if (!commit)
+		return;
+	SpinLockAcquire(&state->lock);
+	for (int i = 0; i < MAX_DATABASES; i++)
+		if (state->slots[i].pid != 0 && state->slots[i].oid == MyDatabaseId)
+			process = state->slots[i].process;
+	SpinLockRelease(&state->lock);
+	if (process)
+		SetLatch(&process->procLatch);	/* in shared memory for ever: at worst another's nap is short */
+}
+
+static void
+transaction_callback(XactEvent event, void *argument)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		wake_at_commit = false;
 }
 
 /* ---- the names of bitlm.worker_databases ---- */
@@ -437,7 +447,8 @@ look_after(int i, TimestampTz now)
 	slot	   *place = &state->slots[i];
 	TimestampTz next,
 				held;
-	bool		connected;
+	bool		connected,
+				appeared;
 	pid_t		pid;
 
 	if (place->database[0] == 0)
@@ -462,9 +473,16 @@ look_after(int i, TimestampTz now)
 	if (!one->listed)
 		place->database[0] = 0;
 	held = place->held_until;
+	appeared = place->appeared;
+	place->appeared = false;
 	SpinLockRelease(&state->lock);
 	if (!one->listed)
 		return LONGEST_PAUSE_MS;
+	if (appeared)				/* forget how often it was not there; its transaction has yet to end */
+	{
+		one->pause_ms = FIRST_PAUSE_MS;
+		one->next = Min(one->next, TimestampTzPlusMilliseconds(now, FIRST_PAUSE_MS));
+	}
 	next = Max(one->next, held);
 	if (next <= now)
 	{
@@ -556,6 +574,32 @@ emptied_database(Node *statement)
 	}
 }
 
+/* The name that the statement gives to a database, or NULL. */
+static const char *
+named_database(Node *statement)
+{
+	if (IsA(statement, CreatedbStmt))
+		return ((CreatedbStmt *) statement)->dbname;
+	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		return ((RenameStmt *) statement)->newname;
+	return NULL;
+}
+
+static void
+tell_launcher(const char *database)
+{
+	PGPROC	   *launcher;
+
+	SpinLockAcquire(&state->lock);
+	for (int i = 0; i < MAX_DATABASES; i++)
+		if (strcmp(state->slots[i].database, database) == 0)
+			state->slots[i].appeared = true;
+	launcher = state->launcher;
+	SpinLockRelease(&state->lock);
+	if (launcher)
+		SetLatch(&launcher->procLatch);
+}
+
 /* Until then no worker is started for the database.  Returns the number of one that runs. */
 static pid_t
 hold(const char *database, TimestampTz until)
@@ -602,20 +646,26 @@ utility(PlannedStmt *statement, const char *text, BLPG_READ_ONLY_TREE ProcessUti
 		QueryEnvironment *environment, DestReceiver *destination, QueryCompletion *completion)
 {
 	ProcessUtility_hook_type next = previous_utility ? previous_utility : standard_ProcessUtility;
-	const char *named = emptied_database(statement->utilityStmt);
-	char	   *const database = named ? pstrdup(named) : NULL;
-	Oid			oid = named ? get_database_oid(named, true) : InvalidOid;
+	const char *emptied = emptied_database(statement->utilityStmt),
+			   *named = named_database(statement->utilityStmt);
+	char	   *const database = emptied ? pstrdup(emptied) : NULL,
+			   *const later = named ? pstrdup(named) : NULL;
+	Oid			oid = emptied ? get_database_oid(emptied, true) : InvalidOid;
 
 	/* Who may not do it anyway disturbs nobody. */
 	if (!OidIsValid(oid) || !blpg_owns_database(oid, GetUserId()))
 	{
 		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
+		if (later)
+			tell_launcher(later);
 		return;
 	}
 	PG_TRY();
 	{
 		send_worker_away(database);
 		next(statement, text, BLPG_PASS_READ_ONLY_TREE context, parameters, environment, destination, completion);
+		if (later)
+			tell_launcher(later);
 	}
 	PG_FINALLY();
 	{
@@ -685,6 +735,7 @@ blpg_init_worker(void)
 							"Also its types, policies and index expressions, for one batch.",
 							&worker_timeout, 60000, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	RegisterXactCallback(transaction_callback, NULL);
+	RegisterResourceReleaseCallback(release_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 #if BLPG_SHMEM_REQUEST_HOOK

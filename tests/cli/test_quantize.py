@@ -129,6 +129,9 @@ def figures(out):
     return error, alone, int(re.search(r"^bytes +(\d+) of", out, re.M).group(1))
 
 
+bits = {"Q2_0": 2.25, "Q4_0": 4.5, "Q4_1": 5, "Q8_0": 8.5, "F16": 16}
+
+
 def test_budget_is_held_and_more_never_hurts(where, tmp_path):
     before = (float("inf"), float("inf"))
     for budget in (140_000, 170_000, 210_000, 260_000, 330_000, 420_000, 600_000, 900_000):
@@ -143,18 +146,31 @@ def test_budget_is_held_and_more_never_hurts(where, tmp_path):
         assert read_gguf(tmp_path / "q.gguf")[name] == tensor
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q8_0"])
 def test_not_worse_than_one_type(where, tmp_path, kind):
-    """In a file of the size of one type throughout, the choice is that or has less error on the text."""
+    """In a file of the size of one type throughout, the choice is that, or has less error on the text, and no greater perplexity
+    where it pays by coarser tensors."""
     run("--type", kind, "--embedding-type", kind, where / "m.gguf", tmp_path / "u.gguf")
     budget = (tmp_path / "u.gguf").stat().st_size + 1024  # for keys
-    errors = []
-    for types in (kind, "q2_0,q4_0,q4_1,q8_0"):
-        error, _, size = figures(run("--budget-bytes", budget, "--types", types, "--text", where / "text", where / "m.gguf",
-                                     tmp_path / "q.gguf"))
-        assert size <= budget
-        errors.append(error)
-    assert 0 < errors[1] <= errors[0]
+    texts = ["A fox and a crow met at the well one morning, and neither would drink first. ", "The king ate an egg. ",
+             "Rain fell on seven mills; nobody ground a grain of it. ", "One, two, buckle my shoe! "]
+    paid = 0
+    for text in texts:
+        (tmp_path / "text").write_text(text * 30)
+        found = []
+        for types in (kind, "q2_0,q4_0,q4_1,q8_0"):
+            out = run("--budget-bytes", budget, "--tokens", 32, "--types", types, "--report", "--text", tmp_path / "text",
+                      where / "m.gguf", tmp_path / "q.gguf")
+            error, _, size = figures(out)
+            assert size <= budget
+            found.append((error, float(re.search(r"^perplexity +([\d.]+),", out, re.M).group(1)),
+                          {bits[t] for t in re.findall(r"^\S+\.weight +\S+ +(\S+) ", out, re.M)}))
+        (error, perplexity, _), (chosen_error, chosen_perplexity, chosen) = found
+        coarser = min(chosen) < bits[kind.upper()]
+        paid += coarser
+        assert 0 < chosen_error <= error
+        assert not coarser or chosen_perplexity <= perplexity
+    print(paid, "choices pay by coarser tensors")
 
 
 def test_candidates_are_measured_on_other_tokens(where, tmp_path):

@@ -106,8 +106,9 @@ def test_codes(db):
     for sql in ("SELECT B'1' <^> B'11'", "SELECT bitlm_within(B'1', B'11', 1)",
                 "SELECT B'1' <@ bitlm_sphere(B'11', 1)"):
         assert db.state(sql)[0] == "22026"
+    count = "bit_count(a # b)" if db.connection.server_version >= 140000 else "length(replace((a # b)::text, '0', ''))"
     assert db.one("SELECT count(*) FROM generate_series(1, 200) g, LATERAL (SELECT bitlm_embed(g::text) a, "
-                  "bitlm_embed((g * 7)::text) b OFFSET 0) s WHERE a <^> b <> bit_count(a # b)") == 0
+                  f"bitlm_embed((g * 7)::text) b OFFSET 0) s WHERE a <^> b <> {count}") == 0
 
 
 def test_jaccard_and_reverse(db, lite):
@@ -239,6 +240,8 @@ def test_a_plain_user_reads_no_file(db):
 
 
 def test_memory_does_not_grow(db):
+    if db.connection.server_version < 140000:
+        pytest.skip("pg_backend_memory_contexts came with PostgreSQL 14")
     used = "SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts"
     sql = "SELECT count(bitlm_embed(g::text)), count(bitlm_token_count(g::text)) FROM generate_series(1, %s) g"
     db.rows(sql, 100)

@@ -136,12 +136,13 @@ def test_statement_timeout(db, models, what):
 
 def test_barrier_of_drop_database(db, models):
     """DROP DATABASE waits until every backend has answered a barrier: one that generates does so and generates on."""
+    if db.connection.server_version < 150000:
+        pytest.skip("the barrier came with PostgreSQL 15")
     alone, beside = [], []
     for what in (None, "prefill", "decode", "big prefill", "big decode"):
         running = Running(STATEMENTS[what]) if what else None
         for _ in range(3):
-            db.rows("CREATE DATABASE dropped STRATEGY wal_log" if db.connection.server_version >= 150000 else
-                    "CREATE DATABASE dropped")
+            db.rows("CREATE DATABASE dropped STRATEGY wal_log")
             time.sleep(0.2)
             began = time.monotonic()
             db.rows("DROP DATABASE dropped")
@@ -387,7 +388,10 @@ def test_damaged_index_pages(extension):
         db.rows("CREATE EXTENSION bitlm; CREATE TABLE t(code bit(128)); INSERT INTO t SELECT ('x' || md5(g::text))::bit(128) "
                 "FROM generate_series(1, 5000) g; CREATE INDEX t_code ON t USING bitlm (code)")
         path = cluster.data / db.one("SELECT pg_relation_filepath('t_code')")
+        summed = db.one("SHOW data_checksums") == "on"
         cluster.stop()
+        if summed:  # from 18 on by default; the server would find the damage before the index does
+            cluster.run("pg_checksums", "--disable", "-D", cluster.data)
         whole = path.read_bytes()
         for offset in (24, 28, 2 * 8192 - 8, 3 * 8192 - 4, 4 * 8192 - 2, 8192 + 12):
             damaged = bytearray(whole)

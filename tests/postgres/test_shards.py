@@ -35,8 +35,9 @@ def test_shards(clusters):
         db = shard.connect()
         db.rows("CREATE EXTENSION bitlm; CREATE TABLE points(id int, code bit(128)); CREATE INDEX points_code ON points USING bitlm (code)")
         db.connection.close()
+        batch = "batch_size '500', " if front.connection.server_version >= 140000 else ""
         front.rows(f"CREATE SERVER shard{i} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{shard.dir}', dbname 'postgres', "
-                   "extensions 'bitlm', fetch_size '10', batch_size '500', options '-c cursor_tuple_fraction=0.0001');"
+                   f"extensions 'bitlm', fetch_size '10', {batch}options '-c cursor_tuple_fraction=0.0001');"
                    f"CREATE USER MAPPING FOR bitlm SERVER shard{i} OPTIONS (user 'bitlm');"
                    f"CREATE FOREIGN TABLE points{i} PARTITION OF points FOR VALUES WITH (MODULUS {SHARDS}, REMAINDER {i}) "
                    f"SERVER shard{i} OPTIONS (table_name 'points')")
