@@ -10,10 +10,10 @@
  * offset * xsums, exactly, in int32.  Only Q8_0 spans all of int8: there |w| meets x with w's sign.
  *
  * The K types are transposed while they are packed, which spares a pass over their codes.  Blocks of four rows of
- * activations meet a vector of codes together.
+ * activations meet a vector of codes together, or two vectors, of sixteen rows.
  *
  * How many products fit an int16 sum follows from the largest u: 32 for u <= 3, 8 for 15,
- * 2 for 63, 1 for 128 (with |x| <= 127 and two products a lane).
+ * 1 for 128 (with |x| <= 127 and two products a lane); 2 for Q6_K's 63, or 4 where its offset is taken off in int16 (start_pairs).
  *
  * Called through the table of kernels_avx2.c. */
 #include "kernels/kernels_avx2.h"
@@ -21,6 +21,7 @@
 #define ROWS 8
 #define STEP 256    /* weights of a row in a step */
 #define BLOCK 4     /* rows of activations that meet a vector of codes together */
+#define TOGETHER 4  /* rows of activations from which sixteen rows of weights run together, of types that can */
 
 typedef struct step {
     uint8_t u[ROWS][STEP] BL_ALIGNED(32);           /* as unpacked: int8 for Q8_0 */
@@ -287,64 +288,94 @@ static void fill_any(const layout *l, const uint8_t *const *row, int n, step *s)
     }
 }
 
-/* Goes on with the chains of nr rows of activations, n_terms a token, over the step's n weights in groups of
- * 4*quads.  depth: products that fit an int16 sum.  slot: the first row's place among its eight. */
-INLINE void run_block(int nr, int n_terms, int has_min, int depth, int quads, const step *s, int n, const int8_t *x,
-                      int64_t ldx, const meeting *with, int slot, __m256 *acc) {
+/* Goes on with the chains of nr rows of activations, n_terms a token, over n weights of `vecs` steps of eight rows
+ * each, in groups of 4*quads.  depth: products that fit an int16 sum.  paired: start is one of pairs, and with it all of
+ * a group fits.  slot: the first row's place among its eight.  acc: token by token, the second step's MOST_INPUTS on. */
+INLINE void run_block(int vecs, int nr, int n_terms, int has_min, int depth, int paired, int quads, const step *s, int n,
+                      const int8_t *x, int64_t ldx, const meeting *with, int slot, __m256 *acc) {
     const __m256i ones = _mm256_set1_epi16(1);
     const int chunk = BL_MIN(depth, quads), part = BL_MIN(chunk, 4);
-    __m256 sum[BLOCK];
+    /* Statements of asm that keep GCC 12 from re-associating sums and from loading ahead until registers spill: where that gains. */
+    const int in_turn = nr == BLOCK && depth != 1 && depth < 32;
+    __m256 sum[2][BLOCK];
+#pragma GCC unroll 2
+    for (int v = 0; v < vecs; v++) {
 #pragma GCC unroll 4
-    for (int t = 0; t < nr / n_terms; t++) {
-        sum[t] = acc[t];
+        for (int t = 0; t < nr / n_terms; t++) {
+            sum[v][t] = acc[v * MOST_INPUTS + t];
+        }
     }
     for (int g = 0; g < n / (4 * quads); g++, with++) {
-        __m256i is[BLOCK];
+        __m256i is[2][BLOCK];
 #pragma GCC unroll 4
         for (int j = 0; j < nr; j++) {
-            is[j] = has_min ? _mm256_setzero_si256() : _mm256_set1_epi32(with->start[slot + j]);
+            is[0][j] = has_min || paired ? _mm256_setzero_si256() : _mm256_set1_epi32(with->start[slot + j]);
+            is[1][j] = is[0][j];
         }
         for (int i = 0; i < quads; i += chunk) {
-            __m256i words[BLOCK];
+            __m256i words[2][BLOCK];
 #pragma GCC unroll 4
             for (int j = 0; j < nr; j++) {
-                words[j] = _mm256_setzero_si256();
+                words[0][j] = paired ? _mm256_set1_epi32(with->start[slot + j]) : _mm256_setzero_si256();
+                words[1][j] = words[0][j];
             }
             for (int e = i; e < i + chunk; e += part) {
 #pragma GCC unroll 4
                 for (int p = 0; p < part; p++) {
                     const int at = g * quads + e + p;
-                    __m256i c = s->lanes[at], size = depth == 1 ? _mm256_abs_epi8(c) : c;
+                    __m256i c[2], size[2];
+#pragma GCC unroll 2
+                    for (int v = 0; v < vecs; v++) {
+                        c[v] = s[v].lanes[at];
+                        size[v] = depth == 1 ? _mm256_abs_epi8(c[v]) : c[v];
+                    }
 #pragma GCC unroll 4
                     for (int j = 0; j < nr; j++) {
                         int32_t four;
                         memcpy(&four, x + j * ldx + 4 * at, sizeof four);
-                        __m256i v = _mm256_set1_epi32(four);
-                        if (depth == 1) {
-                            v = _mm256_sign_epi8(v, c);
+                        __m256i quad = _mm256_set1_epi32(four);
+#pragma GCC unroll 2
+                        for (int v = 0; v < vecs; v++) {
+                            __m256i with_sign = depth == 1 ? _mm256_sign_epi8(quad, c[v]) : quad;
+                            words[v][j] = _mm256_add_epi16(words[v][j], _mm256_maddubs_epi16(size[v], with_sign));
+                            if (in_turn) {
+                                __asm__("" : "+x"(words[v][j]));
+                            }
                         }
-                        words[j] = _mm256_add_epi16(words[j], _mm256_maddubs_epi16(size, v));
+                    }
+                    if (in_turn) {
+                        __asm__ volatile("" : : : "memory");
                     }
                 }
             }
+#pragma GCC unroll 2
+            for (int v = 0; v < vecs; v++) {
 #pragma GCC unroll 4
-            for (int j = 0; j < nr; j++) {
-                is[j] = _mm256_add_epi32(is[j], _mm256_madd_epi16(words[j], ones));
+                for (int j = 0; j < nr; j++) {
+                    is[v][j] = _mm256_add_epi32(is[v][j], _mm256_madd_epi16(words[v][j], ones));
+                }
             }
         }
 #pragma GCC unroll 4
         for (int j = 0; j < nr; j++) {
-            __m256 scale = _mm256_broadcast_ss(&with->d[slot + j]), *to = &sum[j / n_terms];
-            *to = _mm256_fmadd_ps(_mm256_cvtepi32_ps(is[j]), _mm256_mul_ps(_mm256_load_ps(s->d[g]), scale), *to);
-            if (has_min) {
-                *to = _mm256_fmadd_ps(_mm256_broadcast_ss(&with->xsum[slot + j]),
-                                      _mm256_mul_ps(_mm256_load_ps(s->m[g]), scale), *to);
+            __m256 scale = _mm256_broadcast_ss(&with->d[slot + j]);
+#pragma GCC unroll 2
+            for (int v = 0; v < vecs; v++) {
+                __m256 *to = &sum[v][j / n_terms];
+                *to = _mm256_fmadd_ps(_mm256_cvtepi32_ps(is[v][j]), _mm256_mul_ps(_mm256_load_ps(s[v].d[g]), scale), *to);
+                if (has_min) {
+                    *to = _mm256_fmadd_ps(_mm256_broadcast_ss(&with->xsum[slot + j]),
+                                          _mm256_mul_ps(_mm256_load_ps(s[v].m[g]), scale), *to);
+                }
             }
         }
     }
+#pragma GCC unroll 2
+    for (int v = 0; v < vecs; v++) {
 #pragma GCC unroll 4
-    for (int t = 0; t < nr / n_terms; t++) {
-        acc[t] = sum[t];
+        for (int t = 0; t < nr / n_terms; t++) {
+            acc[v * MOST_INPUTS + t] = sum[v][t];
+        }
     }
 }
 
@@ -356,60 +387,94 @@ typedef struct inputs {
     int64_t apart;
 } inputs;
 
-INLINE void run(int n_terms, int has_min, int depth, int quads, const step *s, int n, const inputs *in, int64_t rows,
-                __m256 *acc) {
+INLINE void run(int vecs, int n_terms, int has_min, int depth, int paired, int quads, const step *s, int n,
+                const inputs *in, int64_t rows, __m256 *acc) {
     int64_t j = 0;
-#define RUN_BLOCK(nr)                                                                                          \
-    run_block(nr, n_terms, has_min, depth, quads, s, n, in->x + j * in->ldx, in->ldx, in->with + j / 8 * in->apart, \
-              (int)(j % 8), acc + j / n_terms)
+#define RUN_BLOCK(nr, terms)                                                                                   \
+    run_block(vecs, nr, terms, has_min, depth, paired, quads, s, n, in->x + j * in->ldx, in->ldx,              \
+              in->with + j / 8 * in->apart, (int)(j % 8), acc + j / n_terms)
     for (; j + 4 <= rows; j += 4) {
-        RUN_BLOCK(4);
+        RUN_BLOCK(4, n_terms);
     }
     if (j + 2 <= rows) {
-        RUN_BLOCK(2);
+        RUN_BLOCK(2, n_terms);
         j += 2;
     }
     if (n_terms == 1 && j < rows) {
-        run_block(1, 1, has_min, depth, quads, s, n, in->x + j * in->ldx, in->ldx, in->with + j / 8 * in->apart,
-                  (int)(j % 8), acc + j);
+        RUN_BLOCK(1, 1);
     }
 #undef RUN_BLOCK
 }
 
-static void run_any(const layout *l, int n_terms, const step *s, int n, const inputs *in, int64_t rows, __m256 *acc) {
-#define RUN(has_min, depth, quads)                                                                             \
+/* Types of which two steps may run together: in Q8_0's products the signs of weights take the registers. */
+static int has_two(int32_t type) {
+    return type == BL_TYPE_Q4_0 || type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K || type == BL_TYPE_Q6_K;
+}
+
+/* One step of eight rows or two. */
+static void run_any(const layout *l, int vecs, int n_terms, const step *s, int n, const inputs *in, int64_t rows,
+                    __m256 *acc) {
+#define RUN(vecs, has_min, depth, paired, quads)                                                               \
     do {                                                                                                       \
         if (n_terms == 1) {                                                                                    \
-            run(1, has_min, depth, quads, s, n, in, rows, acc);                                                \
+            run(vecs, 1, has_min, depth, paired, quads, s, n, in, rows, acc);                                  \
         } else {                                                                                               \
-            run(2, has_min, depth, quads, s, n, in, rows, acc);                                                \
+            run(vecs, 2, has_min, depth, paired, quads, s, n, in, rows, acc);                                  \
         }                                                                                                      \
     } while (0)
     switch (l->type) {
     case BL_TYPE_Q4_0:
-        RUN(0, 8, 8);
+        if (vecs == 2) {
+            RUN(2, 0, 8, 0, 8);
+        } else {
+            RUN(1, 0, 8, 0, 8);
+        }
         break;
     case BL_TYPE_Q4_1:
     case BL_TYPE_Q4_K:
-        RUN(1, 8, 8);
+        if (vecs == 2) {
+            RUN(2, 1, 8, 0, 8);
+        } else {
+            RUN(1, 1, 8, 0, 8);
+        }
         break;
     case BL_TYPE_Q8_0:
-        RUN(0, 1, 8);
+        RUN(1, 0, 1, 0, 8);
         break;
     case BL_TYPE_Q6_K:
-        RUN(0, 2, 4);
+        if (rows < TOGETHER) {
+            RUN(1, 0, 2, 0, 4);
+        } else if (vecs == 2) {
+            RUN(2, 0, 4, 1, 4);
+        } else {
+            RUN(1, 0, 4, 1, 4);
+        }
         break;
     default: /* ternary and binary: u <= 3 */
         if (l->group == 64) {
-            RUN(0, 32, 16);
+            RUN(1, 0, 32, 0, 16);
         } else if (l->group == 128) {
-            RUN(0, 32, 32);
+            RUN(1, 0, 32, 0, 32);
         } else {
-            RUN(0, 32, 64);
+            RUN(1, 0, 32, 0, 64);
         }
         break;
     }
 #undef RUN
+}
+
+/* Q6_K's start of pairs: -32 times the activations that meet each half of a lane's dword.  With it the int16 sums are those
+ * of signed codes: of 8 products, at most 32 * 127 each, which fit whatever the sums on the way were. */
+static void start_pairs(const int8_t *x, int64_t ldx, int64_t rows, int64_t n_groups, meeting *to) {
+    for (int64_t j = 0; j < rows; j++) {
+        meeting *m = to + j / 8 * n_groups;
+        for (int64_t g = 0; g < n_groups; g++) {
+            __m128i p = _mm_maddubs_epi16(_mm_set1_epi8(1), load128(x + j * ldx + g * 16));
+            p = _mm_add_epi16(p, _mm_shuffle_epi32(p, 0x4e));
+            p = _mm_add_epi16(p, _mm_shuffle_epi32(p, 0xb1));
+            m[g].start[j % 8] = _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(p, 5)));
+        }
+    }
 }
 
 /* ---- the kernel ----------------------------------------------------------------------------------------- */
@@ -422,42 +487,54 @@ void bl_group_i8_avx2(int32_t type, const uint8_t *w, int64_t k, int64_t r0, int
                            : type == BL_TYPE_Q4_1 || type == BL_TYPE_Q4_K || type == BL_TYPE_Q8_0 ? 0 : 1;
     const layout l = {type, t->block, t->block_bytes, t->group};
     const int64_t row_bytes = k / l.block * l.block_bytes, n_groups = k / l.group;
-    step s;
-    __m256 acc[MOST_INPUTS];
+    step s[2];
+    __m256 acc[2][MOST_INPUTS];
 
     for (int64_t t0 = 0; t0 < n_tok; t0 += MOST_INPUTS / n_terms) {
         const int64_t nt = BL_MIN(n_tok - t0, MOST_INPUTS / n_terms), first = t0 * n_terms;
         prepare_meetings(offset, bl_type_has_min(type), xd + first * n_groups, xsums + first * n_groups, nt * n_terms,
                          n_groups, scratch);
-        for (int64_t r = r0; r < r1; r += ROWS) {
-            int64_t n_rows = BL_MIN(r1 - r, ROWS);
-            /* The next eight rows are asked for while these are worked on. */
-            const uint8_t *next = w + (r + ROWS) * row_bytes, *next_end = w + BL_MIN(r + 2 * ROWS, r1) * row_bytes;
-            const uint8_t *row[ROWS];
+        const int together = nt * n_terms >= TOGETHER;
+        const int most = together && has_two(type) ? 2 : 1; /* steps that run together */
+        if (type == BL_TYPE_Q6_K && together) {
+            start_pairs(xq + first * ldx, ldx, nt * n_terms, n_groups, scratch);
+        }
+        for (int64_t r = r0; r < r1; r += most * ROWS) {
+            const int vecs = r1 - r > ROWS ? most : 1;
+            const int64_t n_rows = BL_MIN(r1 - r, most * ROWS);
+            /* The next rows are asked for while these are worked on. */
+            const uint8_t *next = w + (r + most * ROWS) * row_bytes;
+            const uint8_t *next_end = w + BL_MIN(r + 2 * most * ROWS, r1) * row_bytes;
+            const uint8_t *row[2 * ROWS];
             const meeting *with = scratch;
-            for (int64_t j = 0; j < ROWS; j++) { /* lanes past the end repeat the last row */
+            for (int64_t j = 0; j < vecs * ROWS; j++) { /* lanes past the end repeat the last row */
                 row[j] = w + (r + BL_MIN(j, n_rows - 1)) * row_bytes;
             }
-            for (int64_t j = 0; j < nt; j++) {
-                acc[j] = _mm256_setzero_ps();
+            for (int v = 0; v < vecs; v++) {
+                memset(acc[v], 0, (size_t)nt * sizeof acc[v][0]);
             }
             for (int64_t i = 0; i < k; i += STEP, with += STEP / l.group) {
                 int n = (int)BL_MIN(k - i, STEP);
                 int64_t bytes = n / l.block * l.block_bytes;
-                const uint8_t *stop = BL_MIN(next + bytes * ROWS, next_end);
+                const uint8_t *stop = BL_MIN(next + bytes * vecs * ROWS, next_end);
                 for (; next < stop; next += 64) {
                     _mm_prefetch((const char *)next, _MM_HINT_T1);
                 }
                 const inputs in = {xq + first * ldx + i, ldx, with, n_groups};
-                fill_any(&l, row, n, &s);
-                run_any(&l, n_terms, &s, n, &in, nt * n_terms, acc);
-                for (int j = 0; j < ROWS; j++) {
+                for (int v = 0; v < vecs; v++) {
+                    fill_any(&l, row + v * ROWS, n, &s[v]);
+                }
+                run_any(&l, vecs, n_terms, s, n, &in, nt * n_terms, acc[0]);
+                for (int j = 0; j < vecs * ROWS; j++) {
                     row[j] += bytes;
                 }
             }
             for (int64_t j = 0; j < nt; j++) {
-                float lane[ROWS];
-                _mm256_storeu_ps(lane, acc[j]);
+                float lane[2 * ROWS];
+                _mm256_storeu_ps(lane, acc[0][j]);
+                if (vecs == 2) {
+                    _mm256_storeu_ps(lane + ROWS, acc[1][j]);
+                }
                 memcpy(y + (t0 + j) * ldy + r, lane, (size_t)n_rows * sizeof *lane);
             }
         }

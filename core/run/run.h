@@ -124,6 +124,11 @@ bitlm_status bl_short_settle(bitlm_session *s, const bl_row *row, int64_t budget
 bitlm_status bl_sample(bitlm_session *s, const bl_row *row, int64_t budget, int32_t *token,
                        float *logprob, bitlm_error *error);
 
+/* sampler.c: the first of n logits that is infinite or no number, n if none is; the greatest of n > 0 finite ones, of equal
+ * ones the first. */
+int64_t bl_first_overflow(const float *logits, int64_t n);
+bl_candidate bl_best_token(const float *logits, int64_t n);
+
 /* ---- rows.c: which texts run where ------------------------------------------------------ */
 
 /* Equal ids at the beginning of a and b, at most n. */

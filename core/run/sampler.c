@@ -87,14 +87,45 @@ static int64_t filter(bl_candidate *c, int64_t n, float max, double total, const
     return kept;
 }
 
+/* Logits are looked at in blocks, which the compiler turns into vectors: one by one a large vocabulary takes as long as a
+ * small layer. */
+#define BLOCK 64
+
+int64_t bl_first_overflow(const float *l, int64_t n) {
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        uint32_t bits[BLOCK] = {0}, any = 0;
+        memcpy(bits, l + at, (size_t)BL_MIN(n - at, BLOCK) * sizeof *bits);
+        for (int i = 0; i < BLOCK; i++)
+            any |= (bits[i] & 0x7fffffffu) + 0x00800000u; /* an exponent of ones carries into bit 31 */
+        for (int64_t i = at; any >> 31 && i < n; i++)
+            if (!isfinite(l[i]))
+                return i;
+    }
+    return n;
+}
+
+bl_candidate bl_best_token(const float *l, int64_t n) {
+    bl_candidate best = {l[0], 0};
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        const int64_t end = BL_MIN(at + BLOCK, n);
+        int better = end - at < BLOCK;
+        for (int i = 0; i < BLOCK && end - at == BLOCK; i++)
+            better |= l[at + i] > best.logit;
+        for (int64_t i = at; better && i < end; i++)
+            if (l[i] > best.logit)
+                best = (bl_candidate){l[i], (int32_t)i};
+    }
+    return best;
+}
+
 /* The best of n candidates, or of all n tokens where there are none. */
 static bl_candidate best_of(const bl_candidate *c, const float *l, int64_t n) {
-    bl_candidate best = c ? c[0] : (bl_candidate){l[0], 0};
-    for (int64_t i = 1; i < n; i++) {
-        bl_candidate next = c ? c[i] : (bl_candidate){l[i], (int32_t)i};
-        if (before(next, best))
-            best = next;
-    }
+    if (!c)
+        return bl_best_token(l, n);
+    bl_candidate best = c[0];
+    for (int64_t i = 1; i < n; i++)
+        if (before(c[i], best))
+            best = c[i];
     return best;
 }
 
@@ -112,10 +143,10 @@ bitlm_status bl_sample(bitlm_session *s, const bl_row *row, int64_t budget, int3
     bitlm_status status = bl_short_settle(s, row, budget, &n_allowed);
     if (status)
         return status;
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(l[i]))
-            return bl_error(error, BITLM_FORMAT, "the model's arithmetic overflowed: the logit of token %lld is not "
-                            "finite", (long long)i);
+    int64_t overflow = bl_first_overflow(l, n);
+    if (overflow < n)
+        return bl_error(error, BITLM_FORMAT, "the model's arithmetic overflowed: the logit of token %lld is not finite",
+                        (long long)overflow);
     float z = 0.0f;
     if (o->logprobs)
         z = s->context.kernels->exp_sum(l, n, &before_max);

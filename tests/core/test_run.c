@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "run/run.h"
 #include "test_support.h"
 
@@ -587,6 +588,35 @@ END_TEST
 
 /* ---- where the time goes --------------------------------------------------------------------------------- */
 
+/* The blockwise search against the plain loops, for lengths around blocks: ties, zeros of both signs, what is not finite. */
+START_TEST(logits_in_blocks) {
+    enum { MOST = 300 };
+    static const float odd[] = {INFINITY, -INFINITY, NAN, -NAN};
+    static const float even[] = {3.4028234e38f, -3.4028234e38f, 0.0f, -0.0f, 1e-45f};
+    float l[MOST];
+    for (int64_t n = 1; n <= MOST; n++)
+        for (int round = 0; round < 24; round++) {
+            const uint64_t at = (uint64_t)(n * 24 + round);
+            int64_t best = 0, wrong = n;
+            for (int64_t i = 0; i < n; i++) { /* few values, so that the greatest comes often; or all of one size */
+                const double u = bl_rng_unit(11, at, (uint64_t)i);
+                l[i] = round % 3 == 0 ? (float)(int)(u * 5.0) - 4.0f : round % 3 == 1 ? (float)u - 2.0f : even[(int)(u * 5.0)];
+            }
+            for (int64_t i = 1; i < n; i++)
+                best = l[i] > l[best] ? i : best;
+            bl_candidate found = bl_best_token(l, n);
+            ck_assert_msg(found.id == best && memcmp(&found.logit, &l[best], sizeof *l) == 0, "%d logits, round %d: %d, not %d",
+                          (int)n, round, (int)found.id, (int)best);
+            for (int i = 0; i < round % 4; i++) {
+                const int64_t place = (int64_t)(bl_rng_unit(12, at, (uint64_t)i) * (double)n);
+                l[place] = odd[(round + i) % 4];
+                wrong = BL_MIN(wrong, place);
+            }
+            ck_assert_int_eq(bl_first_overflow(l, n), wrong);
+        }
+}
+END_TEST
+
 START_TEST(profile_adds_up) {
     bitlm_model *m = open_model("story", NULL);
     bitlm_session *s = open_session(m, "{\"n_ctx\":128}");
@@ -664,6 +694,7 @@ int main(void) {
     tcase_add_test(c, memory_of_the_cache);
     tcase_add_test(c, models_are_shared);
     tcase_add_test(c, threads_share_a_model);
+    tcase_add_test(c, logits_in_blocks);
     tcase_add_test(c, profile_adds_up);
     tcase_add_test(c, codes);
     suite_add_tcase(suite, c);

@@ -469,7 +469,7 @@ static void group_case(const bl_kernels *kernels, int number, int32_t type) {
     int n_terms = 1 + number / 3 % 2;
     int64_t n_tok = number == 30 ? 130 : number == 60 || number == 63 ? 270 : token_count(number), n_rows = n_tok * n_terms, n_groups = k / t->group;
     int64_t ldx = k + random_below(5), ldy = rows + random_below(3);
-    uint8_t *w = weights(type, k, rows, is_extreme(number) ? 1 : number % 4 == 3 ? 1 + (int)random_below(3) : 0);
+    uint8_t *w = weights(type, k, rows, is_extreme(number) ? (number < 48 ? 1 : 2) : number % 4 == 3 ? 1 + (int)random_below(3) : 0);
     int8_t *xq = input((size_t)((n_rows - 1) * ldx + k));
     fill_int8(xq, (n_rows - 1) * ldx + k,
               is_extreme(number) ? 1 + number / 12 % 2 : number % 3 == 2 ? 1 + (int)random_below(3) : 0);
