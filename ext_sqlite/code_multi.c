@@ -355,8 +355,8 @@ int bls_cover_learn(bls_store *store, bls_state *state, uint32_t distance, uint6
     if (cover->credit < BL_MULTI_BUILD_SCANS)
         return SQLITE_OK;
     cover->credit = 0.0;
-    if (!take_set(cover, store)) {
-        cover->credit = -100.0 * BL_MULTI_BUILD_SCANS;
+    if (!take_set(cover, store)) { /* no memory, or too few blocks without changes */
+        cover->credit = -10.0 * BL_MULTI_BUILD_SCANS;
         return SQLITE_OK;
     }
     pthread_mutex_lock(&mutex);

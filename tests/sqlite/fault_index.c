@@ -349,9 +349,9 @@ static const char *const pieces_transactions[][7] = {
     {"SELECT count(*) FROM o CROSS JOIN v ON v.code MATCH o.c AND v.distance < 8 WHERE o.r <= 36",
      "SELECT count(*) FROM v WHERE code MATCH random_code(78) AND k = 3 AND n IN (1, 2)"},
     {"INSERT INTO v(rowid, code, n) VALUES (50000, random_code(77), 1), (50001, random_code(5), 2)",
-     "INSERT INTO o VALUES (50000, random_code(77), 1), (50001, random_code(5), 2)", "DELETE FROM v WHERE rowid IN (78, 9000)",
-     "DELETE FROM o WHERE r IN (78, 9000)", "SELECT count(*) FROM v WHERE code MATCH random_code(77) AND distance < 8"},
-    {"SAVEPOINT a", "UPDATE v SET code = random_code(-1) WHERE rowid BETWEEN 200 AND 240",
+     "INSERT INTO o VALUES (50000, random_code(77), 1), (50001, random_code(5), 2)", "DELETE FROM v WHERE rowid IN (32998, 33000)",
+     "DELETE FROM o WHERE r IN (32998, 33000)", "SELECT count(*) FROM v WHERE code MATCH random_code(77) AND distance < 8"},
+    {"SAVEPOINT a", "UPDATE v SET code = random_code(-1) WHERE rowid BETWEEN 32900 AND 32940",
      "SELECT count(*) FROM v WHERE code MATCH random_code(77) AND distance < 8 AND n < 5", "ROLLBACK TO a"},
     {NULL},
 };
