@@ -35,6 +35,7 @@ def check(db, plain, rng, keys):
     ask("user IS NOT ? AND user IS NOT NULL", (a,), lambda u: u is not None and u != a, 7)
     ask("user > ? AND user <= ?", (min(a, b), max(a, b)) if a is not None and b is not None else (a, b),
         lambda u: a is not None and b is not None and u is not None and min(a, b) < u <= max(a, b), 6)
+    ask("user < ?", (a,), lambda u: a is not None and u is not None and u < a, 6)
     ask("user IS NULL", (), lambda u: u is None, 3)
     ask("user = 'nobody'", (), lambda u: False, 3)
     ask("1", (), lambda u: True, 4)
