@@ -56,6 +56,11 @@ for name in $(c_tests); do
     step "$name, $kind" $brief timeout 600 $prefix $dir/tests/"$name"
 done
 
+# Connections in several threads search, write and make tables of pieces together.
+if [ -e tests/sqlite/shared_index.c ]; then
+    step "shared_index threads, $kind" timeout 600 $prefix $dir/tests/shared_index threads $dir/shared.db
+fi
+
 # Conversion and the choice of types over several threads: the command is built under the checker.
 if [ "$kind" = tsan ]; then
     step "threaded conversion, tsan" env BITLM="$PWD/$dir/core/bitlm" BITLM_SLACK=20 timeout 900 \

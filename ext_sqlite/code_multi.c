@@ -102,6 +102,12 @@ static multi *find_set(const uint64_t identity[2])
     return set;
 }
 
+static int is_same(const multi *a, const multi *b)
+{
+    return a->n == b->n && memcmp(a->identity, b->identity, sizeof a->identity) == 0 &&
+           memcmp(a->images, b->images, a->n * sizeof(bls_image *)) == 0;
+}
+
 /* Over all blocks that are shared images; NULL without memory or if those are few. */
 static multi *make_set(bls_store *store)
 {
@@ -109,7 +115,7 @@ static multi *make_set(bls_store *store)
     bl_alloc alloc = bl_alloc_from_host(&host);
     size_t n_blocks = bls_store_blocks(store), i;
     bl_segment *segments = sqlite3_malloc64((n_blocks + 1) * sizeof *segments);
-    multi *set = sqlite3_malloc64(sizeof *set);
+    multi *set = sqlite3_malloc64(sizeof *set), *same;
     bls_image *image;
     int pinned;
 
@@ -133,10 +139,18 @@ static multi *make_set(bls_store *store)
     memcpy(set->identity, bls_store_identity(store), sizeof set->identity);
     set->references = 1;
     pthread_mutex_lock(&mutex);
-    set->next = sets; /* found before older ones of that name */
-    sets = set;
+    for (same = sets; same && !is_same(same, set);)
+        same = same->next;
+    if (same) { /* another thread was as quick */
+        same->references++;
+    } else {
+        set->next = sets; /* found before older ones of that name */
+        sets = set;
+    }
     pthread_mutex_unlock(&mutex);
-    return set;
+    if (same)
+        free_set(set);
+    return same ? same : set;
 fail:
     sqlite3_free(segments);
     if (set)
@@ -341,8 +355,8 @@ int bls_cover_learn(bls_store *store, bls_state *state, uint32_t distance, uint6
     if (cover->credit < BL_MULTI_BUILD_SCANS)
         return SQLITE_OK;
     cover->credit = 0.0;
-    if (!take_set(cover, store)) {
-        cover->credit = -100.0 * BL_MULTI_BUILD_SCANS;
+    if (!take_set(cover, store)) { /* no memory, or too few blocks without changes */
+        cover->credit = -10.0 * BL_MULTI_BUILD_SCANS;
         return SQLITE_OK;
     }
     pthread_mutex_lock(&mutex);

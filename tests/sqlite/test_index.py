@@ -145,6 +145,24 @@ def test_streams_stop_early_and_page(filled):
     assert got == brute(rows, query, 25, lambda r: r[3] % 7 == 0)
 
 
+def test_order_and_limit_of_a_search(filled):
+    """Only ORDER BY distance is the search's own order; limits as large as integers get are no limit."""
+    db, rows = filled
+    query = rows[77][1]
+    near = brute(rows, query, 20)
+    ask = lambda tail: db.execute("SELECT rowid, distance FROM v WHERE code MATCH ? AND k = 20 " + tail, (query,)).fetchall()
+    assert ask("ORDER BY rowid") == sorted(near)
+    assert ask("ORDER BY rowid DESC") == sorted(near, reverse=True)
+    assert ask("ORDER BY distance, rowid") == ask("ORDER BY distance") == near
+    assert ask("ORDER BY distance DESC, rowid") == sorted(near, key=lambda hit: (-hit[1], hit[0]))
+    assert ask("ORDER BY year, rowid") == sorted(near, key=lambda hit: ([r for r in rows if r[0] == hit[0]][0][3], hit[0]))
+    stream = "SELECT rowid, distance FROM v WHERE code MATCH ? "
+    assert db.execute(stream + "ORDER BY rowid LIMIT 3", (query,)).fetchall() == sorted(brute(rows, query, 5000))[:3]
+    for tail, want in (("LIMIT 9223372036854775807 OFFSET 4990", brute(rows, query, 5000)[4990:]), ("LIMIT -1 OFFSET 4999", brute(rows, query, 5000)[4999:]),
+                       ("LIMIT 2 OFFSET 9223372036854775807", []), ("LIMIT 0", []), ("LIMIT 2 OFFSET -3", brute(rows, query, 2))):
+        assert db.execute(stream + "ORDER BY distance " + tail, (query,)).fetchall() == want, tail
+
+
 def test_joins(filled):
     db, rows = filled
     db.execute("CREATE TABLE docs(id INTEGER PRIMARY KEY, title TEXT)")

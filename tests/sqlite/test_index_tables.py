@@ -14,6 +14,7 @@ SEED = int(os.environ.get("BITLM_SEED", "20261128"))
 ROWS = 40000
 BYTES = 16
 LITTLE = 200000  # bytes: less than one table of a piece
+PIECE = (2**15 + 1 + ROWS) * 4
 
 
 def make(db, rng, name="v", options=""):
@@ -54,10 +55,10 @@ def memory(*connections):
     return library.sqlite3_memory_used()
 
 
-def ask_often(db, plain, times=150):
+def ask_often(db, plain, times=150, where=""):
     """Near-duplicate questions, as someone puts them who inserts only what is new."""
     for i in range(1, times + 1):
-        db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND distance < 9", (plain[i][0].to_bytes(BYTES, "big"),)).fetchone()
+        db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND distance < 9" + where, (plain[i][0].to_bytes(BYTES, "big"),)).fetchone()
 
 
 def test_answers_are_those_of_a_plain_scan(tmp_path):
@@ -123,3 +124,47 @@ def test_tables_need_room_and_near_answers(tmp_path):
         db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND k = 30", (rng.getrandbits(8 * BYTES).to_bytes(BYTES, "big"),)).fetchone()
     assert memory() < before + LITTLE  # answers lie far from these questions: no table is made
     db.close()
+
+
+def test_tables_grow_while_more_would_halve_the_work(tmp_path):
+    """Four of eight pieces answer `distance < 9` without a flat scan, seven in a fifth of their time."""
+    rng = random.Random(SEED)
+    db = connect(tmp_path / "t.db")
+    plain, centers = make(db, rng)
+    check(db, plain, centers[0], rng)
+    before = memory(db)
+    for i in range(2, 1200, 2):  # codes of their own: what is found takes no time
+        db.execute("SELECT count(*) FROM v WHERE code MATCH ? AND distance < 9", (plain[i][0].to_bytes(BYTES, "big"),)).fetchone()
+    assert before + 6.5 * PIECE < memory(db) < before + 8.5 * PIECE
+    for center in centers[:20]:
+        check(db, plain, center, rng)
+
+
+def test_filtered_questions_count(tmp_path):
+    """By what they cost: where few rows pass, the scan is cheap and tables are not made for it."""
+    rng = random.Random(SEED)
+    db = connect(tmp_path / "t.db")
+    plain, centers = make(db, rng)
+    check(db, plain, centers[0], rng)
+    before = memory(db)
+    ask_often(db, plain, 150, " AND rowid IN (1, 2, 20000)")
+    assert memory(db) < before + LITTLE
+    ask_often(db, plain, 150, " AND n <> 3")
+    assert memory(db) > before + 3 * PIECE
+    for center in centers[:20]:
+        check(db, plain, center, rng)
+
+
+def test_a_connection_finds_what_another_made(tmp_path):
+    """Also one that had begun to learn before."""
+    rng = random.Random(SEED)
+    db, other = connect(tmp_path / "t.db"), None
+    plain, centers = make(db, rng)
+    other = connect(tmp_path / "t.db")
+    check(db, plain, centers[0], rng)
+    ask_often(other, plain, 5)
+    ask_often(db, plain, 150)
+    with_tables = memory(db, other)
+    ask_often(other, plain, 100)
+    assert memory(db, other) < with_tables + 3 * PIECE  # they grew; a set of its own would have four at least
+    check(other, plain, centers[1], rng)

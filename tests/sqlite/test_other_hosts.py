@@ -57,6 +57,23 @@ def damage_is_seen(execute, version):
         assert len(found) == 1 and "of s is damaged" in found[0], found
 
 
+def limit_stands_for_k(execute):
+    """In a search by vector, where SQLite hands LIMIT over and neither drops nor reorders rows behind it."""
+    execute("CREATE VIRTUAL TABLE w USING bitlm_index(x FLOAT[384], n INTEGER)")
+    for n, body in enumerate(("Snow fell.", "A dog barked.", "Rain again.", "My tax return.")):
+        execute("INSERT INTO w(x, n) VALUES (bitlm_embed_f32('%s'), %d)" % (body, n))
+    rows = lambda tail: [r[0] for r in execute("SELECT n FROM w WHERE x MATCH bitlm_embed_f32('weather') " + tail)]
+    best = rows("AND k = 4")
+    for tail, want in (("LIMIT 2", best[:2]), ("ORDER BY distance LIMIT 2 OFFSET 1", best[1:3]), ("AND n IN (0, 3) LIMIT 3", [n for n in best if n in (0, 3)]),
+                       ("ORDER BY n LIMIT 2", None), ("AND n LIKE '1' LIMIT 1", None), ("LIMIT 9223372036854775807 OFFSET 1", None)):
+        try:
+            got = rows(tail)
+        except Exception as e:
+            assert "needs k" in str(e) or (want is None and "more than 1000000" in str(e)), (tail, e)
+        else:
+            assert got == want, tail
+
+
 def test_apsw(tmp_path):
     apsw = pytest.importorskip("apsw", reason="apsw (PyPI) is not installed")
     db = apsw.Connection(str(tmp_path / "a.db"))
@@ -65,6 +82,7 @@ def test_apsw(tmp_path):
     execute = lambda sql: list(db.execute(sql))
     fill(execute)
     ask(execute)
+    limit_stands_for_k(execute)
     damage_is_seen(execute, apsw.SQLITE_VERSION_NUMBER)
     db.close()
 
@@ -80,6 +98,7 @@ def test_pysqlite3(tmp_path):
     execute = lambda sql: db.execute(sql).fetchall()
     fill(execute)
     ask(execute)
+    limit_stands_for_k(execute)
     damage_is_seen(execute, dbapi.sqlite_version_info[0] * 1000000 + dbapi.sqlite_version_info[1] * 1000)
     db.close()
 
