@@ -25,7 +25,7 @@ fi
 
 rm -rf "$dir"
 mkdir -p "$dir"
-"$base" -m venv "$dir/tools" && "$dir/tools/bin/pip" install -q build auditwheel 2>"$dir/pip.log" ||
+"$base" -m venv "$dir/tools" && "$dir/tools/bin/pip" install -q --upgrade pip build auditwheel 2>"$dir/pip.log" ||
     { echo "wheels skipped: PyPI cannot be reached"; exit 77; }
 step "sdist" "$dir/tools/bin/python" -m build --sdist --outdir "$dir" .
 

@@ -290,8 +290,9 @@ static int hex_digit(char c) {
 int blpy_read_id(const char *hex, uint8_t id[16]) {
     int i, ok = strlen(hex) == 32;
     for (i = 0; ok && i < 16; i++) {
-        ok = hex_digit(hex[2 * i]) >= 0 && hex_digit(hex[2 * i + 1]) >= 0;
-        id[i] = (uint8_t)(hex_digit(hex[2 * i]) << 4 | (hex_digit(hex[2 * i + 1]) & 15));
+        int high = hex_digit(hex[2 * i]), low = hex_digit(hex[2 * i + 1]);
+        ok = high >= 0 && low >= 0;
+        id[i] = (uint8_t)((high & 15) << 4 | (low & 15));
     }
     if (ok)
         return 0;
