@@ -364,6 +364,10 @@ def test_interrupt_leaves_nothing(tmp_path):
     child.kill()
     child.wait()
     assert os.listdir(out.parent) == []
+    # Resuming is running again.
+    for path in (out, tmp_path / "undisturbed.gguf"):
+        subprocess.run([BITLM, "convert", "--type", "q4_k", source, path], check=True, timeout=120)
+    assert os.listdir(out.parent) == ["m.gguf"] and out.read_bytes() == (tmp_path / "undisturbed.gguf").read_bytes()
 
 
 def test_full_disk_leaves_what_was_there(folders, tmp_path):
