@@ -187,8 +187,9 @@ PyMethodDef blpy_convert_methods[] = {
     {"quantize_model", (PyCFunction)(void (*)(void))fn_quantize_model, METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("quantize_model(source, output, text, *, budget_bytes=None, max_error=None, tokens=0, types=None, "
                "ternary='absmean', scale='group', progress=None, threads=0)\n--\n\n"
-               "A GGUF model with a type for each tensor of its own, as `bitlm quantize`: the least error in a file of at most "
-               "budget_bytes, or the smallest file found with at most max_error (nats a token), measured on the beginning of "
+               "A GGUF model with a type for each tensor of its own, as `bitlm quantize`: the best of several measured choices, "
+               "each single type among them, in a file of at most budget_bytes, or the smallest file found with at most "
+               "max_error (nats a token), measured on the beginning of "
                "text (tokens; 0: 256).  types: to choose from, a list of names (None: q2_0, q4_0, q8_0).  Returns a dict: bytes, "
                "source_bytes, error, predicted_error, perplexity, source_perplexity, tokens, and tensors, a list of dicts.  "
                "progress: called with a fraction of 1.  The output appears whole or not at all.")},

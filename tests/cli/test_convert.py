@@ -355,6 +355,7 @@ def test_interrupt_leaves_nothing(tmp_path):
     whole = time.monotonic()
     subprocess.run([BITLM, "convert", "--type", "q4_k", source, out], check=True, timeout=120)
     whole = time.monotonic() - whole
+    undisturbed = out.read_bytes()
     out.unlink()
 
     def stopped_after(wait, number):
@@ -376,6 +377,9 @@ def test_interrupt_leaves_nothing(tmp_path):
             while not stopped_after(wait, number):
                 wait /= 2
                 assert wait > 0.01, "no conversion was stopped in its midst"
+    # Resuming is running again.
+    subprocess.run([BITLM, "convert", "--type", "q4_k", source, out], check=True, timeout=120)
+    assert os.listdir(out.parent) == ["m.gguf"] and out.read_bytes() == undisturbed
 
 
 def test_full_disk_leaves_what_was_there(folders, tmp_path):

@@ -422,7 +422,7 @@ def test_generation_in_parallel_workers(db, models):
     plan = "\n".join(row[0] for row in db.rows("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + sql))
     assert "Workers Launched: " in plan and "Workers Launched: 0" not in plan, plan
     assert sorted((body, text, bytes(data)) for body, text, data in db.rows(sql)) == serial
-    db.rows("SET statement_timeout = 300")
+    db.rows("SET jit = off; SET statement_timeout = 300")  # the compiler cannot be stopped, in any of the processes
     began = time.monotonic()
     assert db.state("SELECT count(bitlm_generate(body, max_tokens => 100000, ignore_eos => true)) FROM prompts")[0] == "57014"
     assert time.monotonic() - began < 0.3 + 3 * PROMISE * SLACK
