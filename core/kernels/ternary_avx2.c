@@ -217,7 +217,7 @@ INLINE void few_piece(int tq2, const uint8_t *row, const int8_t *x, int64_t ldx,
     }
     for (; b < end; b++) {
         __m256i v = load256(row + vector_at(tq2, b));
-        _mm_prefetch((const char *)row + b * 32 + AHEAD, _MM_HINT_T1);
+        if (b % 2 == 0) { _mm_prefetch((const char *)row + b * 32 + AHEAD, _MM_HINT_T1); }
 #pragma GCC unroll 4
         for (int g = 0; g < 4; g++) {
             __m256i codes = _mm256_and_si256(g ? _mm256_srli_epi16(v, 2 * g) : v, mask);

@@ -172,6 +172,8 @@ static int64_t tile_rows(const bl_context *c, const bl_linear *l, int64_t n_tok)
     /* at least four tiles a thread, so that one slow thread does not hold up the rest; but a tile that
      * only reads is long, since what is fetched ahead at its end comes for another thread */
     int64_t threads = bl_pool_threads(c->pool), share = l->n / (4 * threads) / unit * unit;
+    if (share < unit && l->n >= unit * threads) /* a small matrix: one tile would leave the others idle, and asleep */
+        share = unit;
     if (n_tok < 8) {
         int64_t read = FEW_TOKENS_TILE / BL_MAX(bl_row_bytes(l->type, l->k), 1);
         share = BL_MAX(share, (BL_MIN(read, l->n / threads) + 15) / 16 * 16);
