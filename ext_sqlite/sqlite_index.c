@@ -54,6 +54,7 @@ typedef struct declaration {
     index_table *table;
     char **message;
     sqlite3_str *columns; /* of the visible table */
+    int is_new;           /* the table is being created, not found in a database */
 } declaration;
 
 static int refuse(declaration *d, const char *format, ...)
@@ -104,7 +105,8 @@ static int option(declaration *d, const char *name, const char *value)
             return refuse(d, "bits is %lld, but must be a multiple of 8 from 8 to %d", number,
                           BLS_STORE_MOST_CODE_BYTES * 8);
         if (table->bits && table->bits != (uint32_t)number)
-            return refuse(d, "bits is %lld, but the vector column has %u values", number, table->bits);
+            return table->vector >= 0 ? refuse(d, "bits is %lld, but the vector column has %u values", number, table->bits)
+                                      : refuse(d, "there are two options bits");
         table->bits = (uint32_t)number;
     } else if (sqlite3_stricmp(name, "cache_mb") == 0) {
         if (number < 0 || number > 1 << 24)
@@ -185,6 +187,7 @@ static char key_words(char *rest)
 static int column_argument(declaration *d, const char *argument)
 {
     index_table *table = d->table;
+    static const char *const unkept[] = {"NOT NULL", "DEFAULT", "UNIQUE", "CHECK", "REFERENCES", "GENERATED"};
     const char *p = bls_skip(argument), *end;
     int auxiliary = *p == '+', i, rc = SQLITE_OK;
     enum index_role role = ROLE_META;
@@ -212,6 +215,9 @@ static int column_argument(declaration *d, const char *argument)
     if (rc == SQLITE_OK && (sqlite3_stricmp(name, "distance") == 0 || sqlite3_stricmp(name, "k") == 0 ||
                             sqlite3_stricmp(name, "rowid") == 0 || sqlite3_stricmp(name, table->name) == 0))
         rc = refuse(d, "a column cannot be named '%.60s', which bitlm_index uses itself", name);
+    for (i = 0; d->is_new && i < (int)(sizeof unkept / sizeof unkept[0]) && rc == SQLITE_OK; i++)
+        if (contains(type, unkept[i]))
+            rc = refuse(d, "%s of column '%.60s' would not be kept: SQLite asks no virtual table for it", unkept[i], name);
     if (rc != SQLITE_OK)
         goto end;
     bracket = strchr(type, '[');
@@ -275,9 +281,9 @@ static int argument(declaration *d, const char *text)
 }
 
 /* A type as a user wrote it goes into the declaration: letters, digits, spaces, brackets. */
-static int declare(sqlite3 *db, index_table *table, int argc, const char *const *argv, char **message)
+static int declare(sqlite3 *db, index_table *table, int argc, const char *const *argv, char **message, int is_new)
 {
-    declaration d = {.table = table, .message = message};
+    declaration d = {.table = table, .message = message, .is_new = is_new};
     char *sql;
     int i, rc = SQLITE_OK;
     index_column *column;
@@ -410,7 +416,7 @@ static int connect(sqlite3 *db, void *aux, int argc, const char *const *argv, sq
     }
     sqlite3_vtab_config(db, SQLITE_VTAB_CONSTRAINT_SUPPORT, 1);
     sqlite3_vtab_config(db, SQLITE_VTAB_INNOCUOUS);
-    rc = declare(db, table, argc, argv, message);
+    rc = declare(db, table, argc, argv, message, create);
     if (rc != SQLITE_OK)
         goto fail;
     shape.code_bytes = table->bits / 8;

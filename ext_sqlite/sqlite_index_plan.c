@@ -129,7 +129,9 @@ int index_best(sqlite3_vtab *base, sqlite3_index_info *info)
             has_k = 1;
             continue;
         }
-        if (column == table->k && op == BLS_FILTER_EQ && !search)
+        if (column == table->k && search)
+            return index_fail(table, SQLITE_ERROR, "k says how many rows are wanted, by = alone: code MATCH ? AND k = 10");
+        if (column == table->k)
             return index_fail(table, SQLITE_ERROR, "k needs a search: WHERE code MATCH ? AND k = 10");
         if (!c->usable)
             continue;

@@ -9,6 +9,7 @@
  *
  * Called by SQLite through the module in sqlite_index.c. */
 #include "sqlite_index.h"
+#include "sqlite_table.h"
 
 #include <string.h>
 
@@ -44,24 +45,21 @@ static void clear(new_row *row)
 
 static int integer_of(index_table *table, sqlite3_value *value, int64_t *number)
 {
-    if (sqlite3_value_numeric_type(value) == SQLITE_FLOAT &&
-        sqlite3_value_double(value) == (double)sqlite3_value_int64(value)) {
-        *number = sqlite3_value_int64(value);
-        return SQLITE_OK;
-    }
-    if (sqlite3_value_type(value) != SQLITE_INTEGER)
-        return index_fail(table, SQLITE_MISMATCH, "a rowid must be an integer");
-    *number = sqlite3_value_int64(value);
+    sqlite3_int64 n;
+
+    if (!bls_is_integer(value, &n))
+        return index_fail(table, SQLITE_MISMATCH, "a rowid is %s, but must be an integer", bls_type_name(value));
+    *number = n;
     return SQLITE_OK;
 }
 
 static int read_rowid(index_table *table, sqlite3_value **argv, new_row *row)
 {
     sqlite3_value *alias = table->rowid >= 0 ? argv[2 + table->rowid] : NULL;
-    int64_t number;
+    int64_t number = 0;
     int rc;
 
-    if (sqlite3_value_type(argv[1]) != SQLITE_NULL) {
+    if (row->is_update || sqlite3_value_type(argv[1]) != SQLITE_NULL) {
         rc = integer_of(table, argv[1], &row->rowid);
         if (rc != SQLITE_OK)
             return rc;

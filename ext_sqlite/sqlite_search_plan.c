@@ -91,9 +91,12 @@ int search_best(sqlite3_vtab *base, sqlite3_index_info *info)
         op = comparison(c->op);
         if (op < 0)
             continue;
-        if (column == hidden + HIDDEN_K && op == BLS_FILTER_EQ) {
+        if (column == hidden + HIDDEN_K) {
             if (match < 0)
                 return search_fail(table, SQLITE_ERROR, "k needs a search: WHERE %s MATCH 'text' AND k = 10", table->name);
+            if (op != BLS_FILTER_EQ)
+                return search_fail(table, SQLITE_ERROR, "k says how many rows are wanted, by = alone: %s MATCH 'text' AND k = 10",
+                                   table->name);
             if (!c->usable)
                 return SQLITE_CONSTRAINT;
             if (has_k)

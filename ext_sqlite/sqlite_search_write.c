@@ -299,18 +299,21 @@ static int put(search_table *table, new_row *row, int has_rowid)
 static int put_arguments(search_table *table, sqlite3_value **argv, sqlite3_int64 *rowid)
 {
     new_row row = {.is_update = sqlite3_value_type(argv[0]) != SQLITE_NULL};
-    int has_rowid = sqlite3_value_type(argv[1]) != SQLITE_NULL, i, rc;
+    int has_rowid = row.is_update || sqlite3_value_type(argv[1]) != SQLITE_NULL, i, rc;
+    sqlite3_int64 number = 0;
 
+    if (has_rowid && !bls_is_integer(argv[1], &number))
+        return search_fail(table, SQLITE_MISMATCH, "a rowid is %s, but must be an integer", bls_type_name(argv[1]));
     if (row.is_update)
         row.old_rowid = sqlite3_value_int64(argv[0]);
-    row.rowid = has_rowid ? sqlite3_value_int64(argv[1]) : row.old_rowid;
+    row.rowid = number;
     row.values = sqlite3_malloc64((size_t)table->n_columns * (sizeof *row.values + 1));
     if (!row.values)
         return SQLITE_NOMEM;
     row.owned = (uint8_t *)(row.values + table->n_columns);
     memset(row.owned, 0, (size_t)table->n_columns);
     memcpy(row.values, argv + 2, (size_t)table->n_columns * sizeof *row.values);
-    rc = put(table, &row, has_rowid || row.is_update);
+    rc = put(table, &row, has_rowid);
     if (rc == SQLITE_OK)
         *rowid = row.rowid;
     for (i = 0; i < table->n_columns; i++)

@@ -64,6 +64,14 @@ void bls_finalize(sqlite3_stmt **statements, int n)
     }
 }
 
+int bls_is_integer(sqlite3_value *value, sqlite3_int64 *number)
+{
+    int type = sqlite3_value_numeric_type(value);
+
+    *number = sqlite3_value_int64(value);
+    return type == SQLITE_INTEGER || (type == SQLITE_FLOAT && sqlite3_value_double(value) == (double)*number);
+}
+
 const char *bls_type_name(sqlite3_value *value)
 {
     switch (sqlite3_value_type(value)) {

@@ -19,6 +19,8 @@ int bls_execute(sqlite3 *db, char **message, const char *format, ...);
 int bls_prepare(sqlite3 *db, char *sql, sqlite3_stmt **statement);
 /* Sets all of them to NULL. */
 void bls_finalize(sqlite3_stmt **statements, int n);
+/* 1 if it is an integer, as 2.0 and '2' are where a column has INTEGER affinity. */
+int bls_is_integer(sqlite3_value *value, sqlite3_int64 *number);
 /* "an INTEGER", "NULL" ... */
 const char *bls_type_name(sqlite3_value *value);
 

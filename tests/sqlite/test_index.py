@@ -362,6 +362,9 @@ def test_duplicates_by_pieces_are_those_of_all_comparisons(db):
     ("bits=64, vec FLOAT[128]", "bits is 64"),
     ("bits=64, cache_mb=-1", "cache_mb is -1"),
     ("bits=64, 'x'", "neither a column nor an option"),
+    ("bits=64, bits=72", "two options bits"),
+    ("bits=64, n INTEGER NOT NULL", "NOT NULL of column 'n' would not be kept"),
+    ("bits=64, +a TEXT DEFAULT 'x'", "DEFAULT of column 'a' would not be kept"),
     ("bits=64, " + ", ".join("c%d INTEGER" % i for i in range(65)), "more than 64 metadata"),
 ])
 def test_declarations(db, arguments, sentence):
@@ -376,6 +379,8 @@ def test_declarations(db, arguments, sentence):
     ("SELECT * FROM v WHERE code MATCH zeroblob(8) AND k = -1", "k is -1"),
     ("SELECT * FROM v WHERE code MATCH zeroblob(8) AND k = 'x'", "k is a TEXT"),
     ("SELECT * FROM v WHERE code MATCH zeroblob(8) AND k = 2000000", "0 to 1000000"),
+    ("SELECT * FROM v WHERE code MATCH zeroblob(8) AND k < 3", "by = alone"),
+    ("SELECT * FROM v WHERE k < 3", "k needs a search"),
     ("SELECT * FROM v WHERE k = 10", "k needs a search"),
     ("SELECT * FROM v WHERE code MATCH zeroblob(8) AND code MATCH zeroblob(8)", "two MATCH"),
     ("INSERT INTO v(code) VALUES (x'00')", "code has 1 bytes"),
@@ -391,6 +396,27 @@ def test_sentences(db, sql, sentence):
     db.execute("INSERT INTO v(code) VALUES (zeroblob(8))")
     with pytest.raises(sqlite3.OperationalError, match=sentence):
         db.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize("columns", ["n INTEGER", "n INTEGER, id TEXT PRIMARY KEY, +a", "n INTEGER, i INTEGER PRIMARY KEY"])
+@pytest.mark.parametrize("rowid", [None, "x", 1.5, b"1", 1e300])
+def test_rowids_that_are_none(db, columns, rowid):
+    """As in any table: refused where INSERT does not choose one for NULL."""
+    db.execute("CREATE VIRTUAL TABLE v USING bitlm_index(bits=64, %s)" % columns)
+    key = ("id", "'x'") if "id" in columns else ("n", "1")
+    db.execute("INSERT INTO v(code, n, %s) VALUES (zeroblob(8), 5, %s)" % key if key[0] == "id" else "INSERT INTO v(code, n) VALUES (zeroblob(8), 5)")
+    before = db.execute("SELECT rowid, * FROM v").fetchall()
+    names = ["rowid"] + ["i"] * ("i INTEGER" in columns)
+    for name in names:
+        with pytest.raises(sqlite3.IntegrityError, match="mismatch|must be an integer|must not be NULL"):
+            db.execute("UPDATE v SET %s = ? WHERE rowid = 1" % name, (rowid,))
+    if rowid is not None:
+        with pytest.raises(sqlite3.IntegrityError, match="mismatch|must be an integer"):
+            db.execute("INSERT INTO v(rowid, code, %s) VALUES (?, zeroblob(8), %s)" % key, (rowid,))
+    assert db.execute("SELECT rowid, * FROM v").fetchall() == before
+    db.execute("UPDATE v SET rowid = '7' WHERE rowid = 1.0")
+    assert [r[1:] for r in db.execute("SELECT rowid, code, n FROM v")] == [(bytes(8), 5)] and one(db, "SELECT rowid FROM v") == 7
+    assert one(db, "SELECT bitlm_index_check('v')") == "ok"
 
 
 def test_returning(db):

@@ -168,3 +168,34 @@ def test_a_connection_finds_what_another_made(tmp_path):
     ask_often(other, plain, 100)
     assert memory(db, other) < with_tables + 3 * PIECE  # they grew; a set of its own would have four at least
     check(other, plain, centers[1], rng)
+
+
+CONDITIONS = [
+    ("s = 'b'", lambda s, r: s == "b"), ("s <> 'b'", lambda s, r: s is not None and s != "b"), ("s IS NULL", lambda s, r: s is None),
+    ("s IS NOT NULL", lambda s, r: s is not None), ("s IS NOT 'b'", lambda s, r: s != "b"), ("s < 'b'", lambda s, r: s is not None and s < "b"),
+    ("s <= 'b'", lambda s, r: s is not None and s <= "b"), ("s > 'b'", lambda s, r: s is not None and s > "b"), ("s >= 'b'", lambda s, r: s is not None and s >= "b"),
+    ("s IN ('a', 'd', NULL)", lambda s, r: s in ("a", "d")), ("s = NULL", lambda s, r: False), ("r = 1", lambda s, r: r == 1),
+    ("r < 1", lambda s, r: r is not None and r < 1), ("r IN (0.5, 2, 'x')", lambda s, r: r in (0.5, 2)), ("r > 'x'", lambda s, r: False),
+    ("r >= 1 AND s <> 'a'", lambda s, r: r is not None and r >= 1 and s is not None and s != "a"),
+]
+
+
+def test_conditions_on_what_tables_find(tmp_path):
+    """Rows that tables of pieces find are looked at one by one: each kind of condition, and NULLs."""
+    rng = random.Random(SEED)
+    db = connect(tmp_path / "t.db")
+    db.execute(f"CREATE VIRTUAL TABLE v USING bitlm_index(bits={BYTES * 8}, s TEXT, r REAL)")
+    centers = [rng.getrandbits(8 * BYTES) for _ in range(ROWS // 20)]
+    plain = {i: (near(rng, centers[i % len(centers)], 3), rng.choice([None, "", "a", "b", "c"]), rng.choice([None, 0.5, 1.0, 2.0, -3.0]))
+             for i in range(1, ROWS + 1)}
+    db.execute("BEGIN")
+    db.executemany("INSERT INTO v(rowid, code, s, r) VALUES (?, ?, ?, ?)", ((i, c.to_bytes(BYTES, "big"), s, r) for i, (c, s, r) in plain.items()))
+    db.execute("COMMIT")
+    before = memory(db)
+    ask_often(db, plain, 300)
+    assert memory(db) > before + 4 * PIECE
+    for text, keep in CONDITIONS:
+        for at in rng.sample(range(len(centers)), 6):
+            found = sorted(((plain[i][0] ^ centers[at]).bit_count(), i) for i in range(at or len(centers), ROWS + 1, len(centers)) if keep(*plain[i][1:]))
+            got = db.execute("SELECT distance, rowid FROM v WHERE code MATCH ? AND distance < 9 AND " + text, (centers[at].to_bytes(BYTES, "big"),)).fetchall()
+            assert got == found, text

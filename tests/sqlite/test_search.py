@@ -344,10 +344,20 @@ def test_declarations_are_refused(db, arguments, sentence):
     assert db.execute("SELECT name FROM sqlite_master").fetchall() == []
 
 
+@pytest.mark.parametrize("rowid, what", [(None, "NULL"), ("x", "a TEXT"), (1.5, "a REAL"), (b"1", "a BLOB")])
+def test_rowids_that_are_none(s, rowid, what):
+    s.execute("INSERT INTO s(title) VALUES ('rain')")
+    with pytest.raises(sqlite3.Error, match="a rowid is %s, but must be an integer" % what):
+        s.execute("UPDATE s SET rowid = ?", (rowid,))
+    s.execute("UPDATE s SET rowid = '7'")
+    assert s.execute("SELECT rowid, title FROM s('snow')").fetchall() == [(7, "rain")]
+
+
 @pytest.mark.parametrize("sql, sentence", [
     ("SELECT * FROM s WHERE title MATCH 'x'", "MATCH asks the table"),
     ("SELECT * FROM s WHERE k = 3", "k needs a search"),
     ("SELECT * FROM s('x', -1)", "k is -1"),
+    ("SELECT * FROM s('x') WHERE k < 3", "by = alone"),
     ("SELECT * FROM s('x', 'many')", "k must be an integer"),
     ("SELECT * FROM s(x'00')", "BLOB of 1 bytes"),
     ("INSERT INTO s(body) VALUES (x'00')", "body of row 1 is a BLOB"),
