@@ -149,7 +149,8 @@ for name, (call, fewer) in calls.items():
     if len(sys.argv) > 2 and sys.argv[2] not in name:
         continue
     turns = n // fewer
-    for _ in range(turns // 4 + 20):  # caches fill, pools grow
+    # Caches fill, pools grow; those behind the collector for some hundred rounds.
+    for _ in range(turns // 4 + (600 if "cycle" in name else 20)):
         call()
     gc.collect()
     before = kib(), sys.getallocatedblocks(), references()

@@ -281,6 +281,25 @@ def test_astream_stops_when_left_and_lets_the_loop_run(model):
     assert len(got) == 5 and ticks > 5
 
 
+def test_a_cancelled_task_stops_the_work(big):
+    """Also while the prompt is read: the executor's thread is free again."""
+    async def run(slow):
+        async def consume():
+            async for _ in slow.astream("word " * 900):
+                raise AssertionError("the prompt was through")
+
+        task = asyncio.ensure_future(consume())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with bitlm.Model(big, threads=1) as slow:
+        began = time.monotonic()
+        asyncio.run(run(slow))  # waits for the threads of its executor
+        assert time.monotonic() - began < 0.8 * SLACK + 0.6
+
+
 def test_one_model_in_many_threads(model):
     expected = [model.generate("The fox", seed=s, max_tokens=10) for s in range(4)]
     code = model.embed("the fox")
